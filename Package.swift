@@ -1,0 +1,54 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The tree is the diagram: every target is a folder in Sources/ and a box in docs/architecture.md.
+// Dependencies point down: system libraries and kernels, then Model / KVStore / Messaging, then the services.
+
+let kernels: [CSetting] = [.unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"])]
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
+let collections = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+
+let package = Package(
+    name: "Anira",
+    products: [.executable(name: "anira", targets: ["anira"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        .systemLibrary(name: "CZeroMQ", providers: [.apt(["libzmq3-dev"])]),
+        .systemLibrary(name: "CLMDB", providers: [.apt(["liblmdb-dev"])]),
+        .systemLibrary(name: "COpenBLAS", providers: [.apt(["libopenblas-dev"])]),
+        .target(name: "Kernels", cSettings: kernels),
+        .target(name: "Proto", dependencies: [protobuf], exclude: ["anira.proto", "worker.proto"]),
+        .target(name: "Messaging", dependencies: ["CZeroMQ", "Proto", collections, logging]),
+        .target(name: "Model", dependencies: ["Kernels"]),
+        .target(name: "KVStore", dependencies: ["CLMDB", "Kernels"]),
+        .target(name: "Worker", dependencies: ["KVStore", "Messaging", "Model", "Proto", logging]),
+        .target(name: "DeciderService", dependencies: ["Worker"]),
+        .target(name: "RecurrentCoreService", dependencies: ["Worker"]),
+        .target(name: "CodaService", dependencies: ["Worker"]),
+        .target(name: "Router", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging]),
+        .target(
+            name: "Engine",
+            dependencies: ["CodaService", "DeciderService", "RecurrentCoreService", "Router"]),
+        .target(name: "Client", dependencies: ["Messaging", "Proto"]),
+        .target(name: "TestKit", dependencies: ["Engine", "Model"]),
+        .executableTarget(
+            name: "anira",
+            dependencies: [
+                "COpenBLAS", "Client", "Engine", logging,
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ]),
+    ],
+    swiftLanguageModes: [.v6]
+)
+
+for target in package.targets where target.type != .system && target.name != "Kernels" {
+    target.swiftSettings = [.unsafeFlags(["-warnings-as-errors"]), .enableUpcomingFeature("ExistentialAny")]
+}

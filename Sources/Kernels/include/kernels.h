@@ -1,0 +1,84 @@
+// Kernels: the numeric inner loops of the suite, in C with run-time SIMD dispatch.
+//
+// Contract that everything above relies on (docs/model.md, "Determinism"): the bits of an output row depend
+// only on the inputs of that row and on the shape of the weights. They do not depend on how many other rows
+// are in the call, on alignment, or on which instruction set was chosen: every variant adds in the same order
+// with the same fused operations.
+//
+// Letters: M rows, K inputs, N outputs, H hidden width, D head width, C visible positions.
+#ifndef ANIRA_KERNELS_H
+#define ANIRA_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Which variant runs: "avx512", "avx2" or "portable". Chosen once from the CPU; the environment variable
+// ANIRA_KERNELS (read once) forces one, for tests.
+const char *anira_kernels_variant(void);
+
+// ---- packed weights -----------------------------------------------------------------------------------
+// Panels of 16 outputs: packed[panel][k][16], outputs padded with zeros to a multiple of 16.
+
+// Floats needed to pack a [n, k] matrix.
+size_t anira_packed_count(int n, int k);
+// Memory for `count` floats, zeroed, 2 MiB aligned with huge pages advised when large, else 64 byte aligned.
+// NULL when out of memory. Release with anira_release.
+float *anira_allocate(size_t count);
+void anira_release(float *memory, size_t count);
+// Packs row-major w [n, k] into `packed` (anira_packed_count floats).
+void anira_pack(const float *w, int n, int k, float *packed);
+// Packs gate [n, k] and up [n, k] as alternating panels (gate panel, up panel), 2 * anira_packed_count floats.
+void anira_pack_pair(const float *gate, const float *up, int n, int k, float *packed);
+
+// ---- products -----------------------------------------------------------------------------------------
+// y[m, 0..<n] = x[m, 0..<k] . W^T.  ldx, ldy: floats between rows.  Accumulates over k in sequence with fma.
+void anira_matmul(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
+// y += x . W^T (the product is summed first, then added once).
+void anira_matmul_add(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
+// y[m, 0..<n] = silu(x . G^T) * (x . U^T), weights from anira_pack_pair.
+void anira_matmul_swiglu(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
+
+// ---- rows ---------------------------------------------------------------------------------------------
+// y = x / sqrt(mean(x^2) + eps) * w, per row of h floats.
+void anira_rmsnorm(const float *x, int ldx, const float *w, float eps, int m, int h, float *y, int ldy);
+// y = (x - mean) / sqrt(var + eps) * w + b, per row of h floats.
+void anira_layernorm(const float *x, int ldx, const float *w, const float *b, float eps, int m, int h, float *y,
+                     int ldy);
+// Rotate-half RoPE in place on `heads` heads of d floats; cosine and sine have d/2 values for this position.
+void anira_rope(float *x, int heads, int d, const float *cosine, const float *sine);
+// x = silu(x), n floats.
+void anira_silu(float *x, int n);
+// Softmax in place over n floats (subtracts the maximum).
+void anira_softmax(float *x, int n);
+// Natural log of the sum of exp over n floats.
+float anira_logsumexp(const float *x, int n);
+// Index of the first maximum.
+int anira_argmax(const float *x, int n);
+
+// ---- attention ----------------------------------------------------------------------------------------
+// One query row against the C gathered rows of a cache. rows[j] selects the cache row that position j shows;
+// its key for KV head g starts at cache + rows[j] * stride + key_offset + g * d, its value likewise at
+// value_offset. heads is a multiple of kv_heads; query head h reads KV head h / (heads / kv_heads).
+// scores: scratch of heads * (count + 16) floats. out: [heads * d].
+void anira_attention(const float *q, const float *cache, size_t stride, size_t key_offset, size_t value_offset,
+                     const uint32_t *rows, int count, int heads, int kv_heads, int d, float scale, float *scores,
+                     float *out);
+
+// ---- checksums ----------------------------------------------------------------------------------------
+// CRC-32C (Castagnoli) of n bytes, continuing from `crc` (0 to start).
+uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n);
+
+// ---- references: naive loops that the fast kernels are tested against -------------------------------------
+void anira_reference_matmul(const float *x, int ldx, const float *w, int m, int n, int k, float *y, int ldy);
+void anira_reference_attention(const float *q, const float *cache, size_t stride, size_t key_offset,
+                               size_t value_offset, const uint32_t *rows, int count, int heads, int kv_heads, int d,
+                               float scale, float *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
