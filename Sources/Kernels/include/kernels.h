@@ -19,6 +19,9 @@ extern "C" {
 // Which variant runs: "avx512", "avx2" or "portable". Chosen once from the CPU; the environment variable
 // ANIRA_KERNELS (read once) forces one, for tests.
 const char *anira_kernels_variant(void);
+// For tests and benches only: runs the named variant from here on, the best one for NULL. Returns 0, changing
+// nothing, when this CPU cannot.
+int anira_kernels_select(const char *name);
 
 // ---- packed weights -----------------------------------------------------------------------------------
 // Panels of 16 outputs: packed[panel][k][16], outputs padded with zeros to a multiple of 16.
@@ -35,7 +38,9 @@ void anira_pack(const float *w, int n, int k, float *packed);
 void anira_pack_pair(const float *gate, const float *up, int n, int k, float *packed);
 
 // ---- products -----------------------------------------------------------------------------------------
-// y[m, 0..<n] = x[m, 0..<k] . W^T.  ldx, ldy: floats between rows.  Accumulates over k in sequence with fma.
+// y[m, 0..<n] = x[m, 0..<k] . W^T.  ldx, ldy: floats from one row to the next.  Each output is one chain of fused
+// multiply-adds over k in sequence, starting from 0.  y must not overlap x.  n and k may be any size; weights are
+// prefetched past the end of a panel, never read.
 void anira_matmul(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
 // y += x . W^T (the product is summed first, then added once).
 void anira_matmul_add(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
@@ -43,6 +48,7 @@ void anira_matmul_add(const float *x, int ldx, const float *packed, int m, int n
 void anira_matmul_swiglu(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
 
 // ---- rows ---------------------------------------------------------------------------------------------
+// y may be x itself. Sums run in sixteen lanes, folded by one fixed tree.
 // y = x / sqrt(mean(x^2) + eps) * w, per row of h floats.
 void anira_rmsnorm(const float *x, int ldx, const float *w, float eps, int m, int h, float *y, int ldy);
 // y = (x - mean) / sqrt(var + eps) * w + b, per row of h floats.
@@ -54,16 +60,16 @@ void anira_rope(float *x, int heads, int d, const float *cosine, const float *si
 void anira_silu(float *x, int n);
 // Softmax in place over n floats (subtracts the maximum).
 void anira_softmax(float *x, int n);
-// Natural log of the sum of exp over n floats.
+// Natural log of the sum of exp over n floats; -inf for none.
 float anira_logsumexp(const float *x, int n);
-// Index of the first maximum.
+// Index of the first maximum; 0 for no floats.
 int anira_argmax(const float *x, int n);
 
 // ---- attention ----------------------------------------------------------------------------------------
 // One query row against the C gathered rows of a cache. rows[j] selects the cache row that position j shows;
 // its key for KV head g starts at cache + rows[j] * stride + key_offset + g * d, its value likewise at
 // value_offset. heads is a multiple of kv_heads; query head h reads KV head h / (heads / kv_heads).
-// scores: scratch of heads * (count + 16) floats. out: [heads * d].
+// count is at least 1, d any size. scores: scratch of heads * (count + 16) floats. out: [heads * d].
 void anira_attention(const float *q, const float *cache, size_t stride, size_t key_offset, size_t value_offset,
                      const uint32_t *rows, int count, int heads, int kv_heads, int d, float scale, float *scores,
                      float *out);

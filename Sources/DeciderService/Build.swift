@@ -1,0 +1,14 @@
+import Logging
+import Messaging
+import Model
+import Worker
+
+/// Builds a decider worker: its part of the checkpoint, its store, its stage. Tests and the command line call this.
+public func buildDeciderService(
+    _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger
+) throws -> WorkerService {
+    let part = try Prelude(checkpoint)
+    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) { store, post in
+        DeciderStage(part, store: store, maxRows: configuration.maxRows, post: post)
+    }
+}

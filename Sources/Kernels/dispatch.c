@@ -1,0 +1,78 @@
+// The functions of kernels.h, each a jump into the chosen variant.
+#include "variant.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Set before main, and changed only by anira_kernels_select; relaxed, since what it points to is constant.
+static _Atomic(const Variant *) chosen = &anira_portable;
+
+static inline const Variant *variant(void) { return atomic_load_explicit(&chosen, memory_order_relaxed); }
+
+// The variant of that name, the best one for NULL; NULL when this CPU cannot run it.
+static const Variant *supported(const char *name) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+                 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && (!name || !strcmp(name, anira_avx512.name))) return &anira_avx512;
+    if (avx2 && (!name || !strcmp(name, anira_avx2.name))) return &anira_avx2;
+#endif
+    return !name || !strcmp(name, anira_portable.name) ? &anira_portable : NULL;
+}
+
+int anira_kernels_select(const char *name) {
+    const Variant *found = supported(name);
+    if (found) atomic_store_explicit(&chosen, found, memory_order_relaxed);
+    return found != NULL;
+}
+
+__attribute__((constructor)) static void choose_variant(void) {
+    if (!anira_kernels_select(getenv("ANIRA_KERNELS"))) anira_kernels_select(NULL);
+}
+
+const char *anira_kernels_variant(void) { return variant()->name; }
+
+void anira_matmul(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
+    variant()->matmul(x, ldx, packed, m, n, k, y, ldy);
+}
+
+void anira_matmul_add(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
+    variant()->matmul_add(x, ldx, packed, m, n, k, y, ldy);
+}
+
+void anira_matmul_swiglu(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
+    variant()->matmul_swiglu(x, ldx, packed, m, n, k, y, ldy);
+}
+
+void anira_rmsnorm(const float *x, int ldx, const float *w, float eps, int m, int h, float *y, int ldy) {
+    variant()->rmsnorm(x, ldx, w, eps, m, h, y, ldy);
+}
+
+void anira_layernorm(const float *x, int ldx, const float *w, const float *b, float eps, int m, int h, float *y,
+                     int ldy) {
+    variant()->layernorm(x, ldx, w, b, eps, m, h, y, ldy);
+}
+
+void anira_rope(float *x, int heads, int d, const float *cosine, const float *sine) {
+    variant()->rope(x, heads, d, cosine, sine);
+}
+
+void anira_silu(float *x, int n) { variant()->silu(x, n); }
+
+void anira_softmax(float *x, int n) { variant()->softmax(x, n); }
+
+float anira_logsumexp(const float *x, int n) { return variant()->logsumexp(x, n); }
+
+int anira_argmax(const float *x, int n) { return variant()->argmax(x, n); }
+
+void anira_attention(const float *q, const float *cache, size_t stride, size_t key_offset, size_t value_offset,
+                     const uint32_t *rows, int count, int heads, int kv_heads, int d, float scale, float *scores,
+                     float *out) {
+    variant()->attention(q, cache, stride, key_offset, value_offset, rows, count, heads, kv_heads, d, scale, scores,
+                         out);
+}
+
+uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n) { return variant()->crc32c(crc, data, n); }

@@ -1,0 +1,18 @@
+// AVX2: 16 registers of 8 floats, so a tile holds 6 vectors of 16 sums. One or two rows take several
+// panels, because 8 chains must be in flight to hide the latency of a fused multiply-add; three rows of two panels
+// would leave no register for the weights.
+#if defined(__x86_64__)
+#include "variant.h"
+
+#define TILE_ROWS 6
+#define TILE_PANELS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
+#define TILES(T) T(1, 4) T(1, 1) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
+
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include "matmul.h"
+#include "rows.h"
+#include "attention.h"
+#pragma clang attribute pop
+
+const Variant anira_avx2 = {"avx2", ANIRA_KERNELS_OF_THIS_FILE, anira_crc32c_sse42};
+#endif

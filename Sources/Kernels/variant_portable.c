@@ -1,0 +1,12 @@
+// For any CPU. Where the baseline has no fused multiply-add (x86-64), each one is a call of fmaf: slow, same bits.
+#include "variant.h"
+
+#define TILE_ROWS 6
+#define TILE_PANELS(rows) 1
+#define TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
+
+#include "matmul.h"
+#include "rows.h"
+#include "attention.h"
+
+const Variant anira_portable = {"portable", ANIRA_KERNELS_OF_THIS_FILE, anira_crc32c_table};

@@ -1,0 +1,34 @@
+import CZeroMQ
+import Foundation
+
+/// An exclusive claim on a path by this process, held until it exits: an ipc path and a data folder have no owner
+/// of their own, and a second process would silently take them over.
+public final class OwnerLock: Sendable {
+    private let path: String
+    private let descriptor: Int32
+
+    /// Throws naming the owner's pid when another process holds `path`.
+    public init(path: String, what: String) throws {
+        self.path = path
+        descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { throw MessagingError("open the lock", path, code: errno) }
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+            var buffer = [UInt8](repeating: 0, count: 32)
+            let count = max(0, read(descriptor, &buffer, buffer.count))
+            close(descriptor)
+            let owner = String(decoding: buffer.prefix(count), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+            throw MessagingError(
+                "use", what, code: 0,
+                advice: "process \(owner) is running on it; stop that one or choose another --data folder")
+        }
+        ftruncate(descriptor, 0)
+        let text = Array("\(getpid())\n".utf8)
+        _ = text.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) }
+    }
+
+    /// Gives the path up and removes the lock file.
+    deinit {
+        unlink(path)
+        close(descriptor)
+    }
+}

@@ -1,0 +1,121 @@
+import CZeroMQ
+
+/// A ZeroMQ context: one per process (tests make their own).
+public final class Context: @unchecked Sendable {  // libzmq contexts are thread safe
+    fileprivate let handle: UnsafeMutableRawPointer
+
+    public init() {
+        guard let handle = zmq_ctx_new() else { fatalError("libzmq cannot make a context") }
+        self.handle = handle
+    }
+
+    deinit {
+        // All sockets are closed by their owners before the last reference goes; LINGER bounds what is left.
+        zmq_ctx_term(handle)
+    }
+}
+
+/// What became of a message handed to a socket.
+public enum SendOutcome: Sendable, Equatable {
+    case sent
+    /// The peer's queue is full now.
+    case wouldBlock
+    /// No such peer (ROUTER sockets only).
+    case unroutable
+}
+
+/// Options that every socket of the suite sets before it binds or connects (docs/protocol.md, "Rules").
+public struct SocketOptions: Sendable {
+    /// Messages queued per peer; never 0, which would mean without bound.
+    public var highWaterMark: Int32 = 4096
+    /// Milliseconds that close may spend delivering what is queued.
+    public var lingerMS: Int32 = 500
+    /// Largest frame accepted; a peer that sends a larger one is disconnected.
+    public var maxFrameBytes: Int64 = 64 << 20
+    public var routingID: [UInt8] = []
+
+    public init() {}
+}
+
+/// A ZeroMQ socket. Owned by one thread from init to deinit, which closes it.
+public struct Socket: ~Copyable {
+    public enum Kind: Sendable { case router, dealer }
+
+    let handle: UnsafeMutableRawPointer
+    private let context: Context
+    /// The endpoint after bind, with the port the system chose.
+    public private(set) var endpoint = ""
+
+    /// waitsForPeer: a DEALER refuses to queue while its peer is away (workers), or queues (clients).
+    public init(
+        _ kind: Kind, _ context: Context, _ options: SocketOptions = SocketOptions(), waitsForPeer: Bool = true
+    ) throws {
+        guard let handle = zmq_socket(context.handle, kind == .router ? ZMQ_ROUTER : ZMQ_DEALER) else {
+            throw MessagingError("open a socket")
+        }
+        self.handle = handle
+        self.context = context
+        set(ZMQ_SNDHWM, options.highWaterMark)
+        set(ZMQ_RCVHWM, options.highWaterMark)
+        set(ZMQ_LINGER, options.lingerMS)
+        set(ZMQ_MAXMSGSIZE, options.maxFrameBytes)
+        set(ZMQ_HEARTBEAT_IVL, Int32(1000))
+        set(ZMQ_HEARTBEAT_TIMEOUT, Int32(5000))
+        if kind == .router {
+            set(ZMQ_ROUTER_MANDATORY, Int32(1))
+        } else {
+            set(ZMQ_IMMEDIATE, Int32(waitsForPeer ? 1 : 0))
+            set(ZMQ_RECONNECT_IVL, Int32(50))
+            set(ZMQ_RECONNECT_IVL_MAX, Int32(1000))
+        }
+        if !options.routingID.isEmpty {
+            _ = options.routingID.withUnsafeBytes { zmq_setsockopt(handle, ZMQ_ROUTING_ID, $0.baseAddress, $0.count) }
+        }
+    }
+
+    deinit { zmq_close(handle) }
+
+    private func set<T>(_ option: Int32, _ value: T) {
+        let result = withUnsafeBytes(of: value) { zmq_setsockopt(handle, option, $0.baseAddress, $0.count) }
+        precondition(result == 0, "libzmq refused option \(option)")
+    }
+
+    public mutating func bind(_ endpoint: String) throws {
+        guard zmq_bind(handle, endpoint) == 0 else {
+            let advice = zmq_errno() == EADDRINUSE ? "stop the other process or choose another endpoint" : ""
+            throw MessagingError("bind", endpoint, advice: advice)
+        }
+        var name = [CChar](repeating: 0, count: 256)
+        var size = name.count
+        zmq_getsockopt(handle, ZMQ_LAST_ENDPOINT, &name, &size)
+        self.endpoint = String(decoding: name.prefix(while: { $0 != 0 }).map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+
+    public func connect(_ endpoint: String) throws {
+        guard zmq_connect(handle, endpoint) == 0 else { throw MessagingError("connect to", endpoint) }
+    }
+
+    /// The next whole message, or nil when none is waiting.
+    public func receive() -> [Frame]? {
+        var frames: [Frame] = []
+        repeat {
+            let frame = Frame()
+            guard frame.receive(from: handle, flags: ZMQ_DONTWAIT) else { return nil }
+            frames.append(frame)
+        } while frames[frames.count - 1].hasMore
+        return frames
+    }
+
+    /// Sends a whole message or nothing: libzmq decides on the first frame.
+    public func send(_ frames: [Frame]) -> SendOutcome {
+        for (index, frame) in frames.enumerated() {
+            let more = index + 1 < frames.count ? ZMQ_SNDMORE : 0
+            switch frame.send(to: handle, flags: ZMQ_DONTWAIT | more) {
+            case 0: continue
+            case EHOSTUNREACH: return .unroutable
+            default: return .wouldBlock
+            }
+        }
+        return .sent
+    }
+}

@@ -1,0 +1,28 @@
+import Proto
+
+/// One item of work with its tensor: rows of one session for one stage.
+public struct Work: Sendable {
+    public var item: Anira_Worker_V1_WorkItem
+    /// core: prelude states, coda: exit states, f32 [count, hidden].
+    public var tensor: Frame?
+
+    public init(_ item: Anira_Worker_V1_WorkItem, tensor: Frame?) {
+        self.item = item
+        self.tensor = tensor
+    }
+
+    /// Bytes it occupies on the way, for credit.
+    public var bytes: Int { 64 + Int(item.count) * 4 + (tensor?.count ?? 0) }
+}
+
+/// What became of one item, with its tensor.
+public struct Outcome: Sendable {
+    public var item: Anira_Worker_V1_ResultItem
+    /// decider: prelude states, core: exit states, f32 [count, hidden]; coda: logits f32 [count, vocabulary] when asked.
+    public var tensor: Frame?
+
+    public init(_ item: Anira_Worker_V1_ResultItem, tensor: Frame? = nil) {
+        self.item = item
+        self.tensor = tensor
+    }
+}

@@ -1,0 +1,186 @@
+import Kernels
+
+// The Llama layers of one part of the model, over rows of any sessions at any positions.
+//
+// Letters: M rows, H hidden size, I intermediate size, W = KV heads × D (keys of one layer), L layers, C context.
+// A cache row holds, per layer, keys [W] then values [W]: L × 2W floats (docs/store.md).
+
+/// Where a batch reads and writes keys and values. Filled by the stage that owns the cache.
+public struct CacheView {
+    /// First float of cache row 0.
+    public var arena: UnsafeMutablePointer<Float>
+    /// Floats between cache rows.
+    public var stride: Int
+    /// Per batch row: the cache row its own keys and values go to.
+    public var writes: [UInt32] = []
+    /// Visible cache rows, several lists back to back.
+    public var visible: [UInt32] = []
+    /// Per batch row: where its list starts in `visible`, and its length C.
+    public var lists: [(start: Int, count: Int)] = []
+    /// Per batch row: its position in the session.
+    public var positions: [Int] = []
+
+    public init(arena: UnsafeMutablePointer<Float>, stride: Int) {
+        self.arena = arena
+        self.stride = stride
+    }
+
+    /// Empties the batch, keeping the memory.
+    public mutating func removeAll() {
+        writes.removeAll(keepingCapacity: true)
+        visible.removeAll(keepingCapacity: true)
+        lists.removeAll(keepingCapacity: true)
+        positions.removeAll(keepingCapacity: true)
+    }
+}
+
+/// RMSNorm → attention → residual → RMSNorm → SwiGLU → residual, L times (model.md, "Shape").
+public final class LayerStack {
+    private struct Layer {
+        let inputNorm: [Float]  // [H]
+        let wq: PackedMatrix  // [heads·D, H]
+        let wkv: PackedMatrix  // [2W, H], keys then values
+        let wo: PackedMatrix  // [H, heads·D]
+        let postNorm: [Float]  // [H]
+        let gateUp: PackedMatrix  // [I, H] twice, interleaved
+        let down: PackedMatrix  // [H, I]
+    }
+
+    private let layers: [Layer]
+    private let configuration: ModelConfiguration
+    private let rope: RotaryTable
+    private let x = Scratch()  // [M, H] normed input
+    private let q = Scratch()  // [M, heads·D]
+    private let kv = Scratch()  // [M, 2W]
+    private let attended = Scratch()  // [M, heads·D]
+    private let inner = Scratch()  // [M, I]
+    private let scores = Scratch()  // [heads, C + 16]
+
+    /// Number of layers L.
+    public var count: Int { layers.count }
+    /// Bytes of weights that one pass reads.
+    public var weightBytes: Int {
+        layers.reduce(0) { $0 + $1.wq.bytes + $1.wkv.bytes + $1.wo.bytes + $1.gateUp.bytes + $1.down.bytes }
+    }
+
+    /// Loads `{part}.layers.{0..<count}` of the checkpoint.
+    init(_ checkpoint: Checkpoint, part: String, count: Int, rope: RotaryTable) throws {
+        let c = checkpoint.configuration
+        let (h, w, i) = (c.hiddenSize, c.keyValueSize, c.intermediateSize)
+        configuration = c
+        self.rope = rope
+        layers = try (0..<count).map { index in
+            let base = "\(part).layers.\(index)"
+            let keys = try checkpoint.floats("\(base).self_attn.k_proj.weight", w, h)
+            let values = try checkpoint.floats("\(base).self_attn.v_proj.weight", w, h)
+            return Layer(
+                inputNorm: try checkpoint.floats("\(base).input_layernorm.weight", h),
+                wq: try checkpoint.matrix("\(base).self_attn.q_proj.weight", outputs: h, inputs: h),
+                wkv: PackedMatrix(keys + values, outputs: 2 * w, inputs: h),
+                wo: try checkpoint.matrix("\(base).self_attn.o_proj.weight", outputs: h, inputs: h),
+                postNorm: try checkpoint.floats("\(base).post_attention_layernorm.weight", h),
+                gateUp: PackedMatrix(
+                    gate: try checkpoint.floats("\(base).mlp.gate_proj.weight", i, h),
+                    up: try checkpoint.floats("\(base).mlp.up_proj.weight", i, h), outputs: i, inputs: h),
+                down: try checkpoint.matrix("\(base).mlp.down_proj.weight", outputs: h, inputs: i))
+        }
+    }
+
+    /// Runs all layers in place on h [M, H]; keys and values of every row are in the cache before any row attends.
+    func forward(_ h: UnsafeMutablePointer<Float>, rows m: Int, cache: CacheView) {
+        for index in layers.indices {
+            attention(h, m, index, cache)
+            feedForward(h, m, layers[index])
+        }
+    }
+
+    /// Writes only the keys and values of layer `index` for h [M, H]: the entry of an exit state.
+    func project(_ h: UnsafePointer<Float>, rows m: Int, layer index: Int, cache: CacheView) {
+        let c = configuration
+        let w = c.keyValueSize
+        let x = x.floats(m * c.hiddenSize)
+        let kv = kv.floats(m * 2 * w)
+        norm(h, layers[index].inputNorm, m, into: x)
+        layers[index].wkv.multiply(x, rows: m, into: kv)
+        for row in 0..<m {
+            let pair = kv + row * 2 * w
+            rope.rotate(pair, heads: c.numKeyValueHeads, position: cache.positions[row])
+            let place = cache.arena + Int(cache.writes[row]) * cache.stride + index * 2 * w
+            place.update(from: pair, count: 2 * w)
+        }
+    }
+
+    private func attention(_ h: UnsafeMutablePointer<Float>, _ m: Int, _ index: Int, _ cache: CacheView) {
+        let c = configuration
+        let (width, w, d) = (c.hiddenSize, c.keyValueSize, c.headSize)
+        project(h, rows: m, layer: index, cache: cache)  // leaves the normed input in x
+        let q = q.floats(m * width)
+        layers[index].wq.multiply(x.floats(m * width), rows: m, into: q)
+        let attended = attended.floats(m * width)
+        let longest = cache.lists.reduce(0) { max($0, $1.count) }
+        let scores = scores.floats(c.numAttentionHeads * (longest + 16))
+        let scale = 1 / Float(d).squareRoot()
+        cache.visible.withUnsafeBufferPointer { visible in
+            for row in 0..<m {
+                rope.rotate(q + row * width, heads: c.numAttentionHeads, position: cache.positions[row])
+                let list = cache.lists[row]
+                anira_attention(
+                    q + row * width, cache.arena, cache.stride, index * 2 * w, index * 2 * w + w,
+                    visible.baseAddress! + list.start, Int32(list.count), Int32(c.numAttentionHeads),
+                    Int32(c.numKeyValueHeads), Int32(d), scale, scores, attended + row * width)
+            }
+        }
+        layers[index].wo.multiplyAdd(attended, rows: m, into: h)
+    }
+
+    private func feedForward(_ h: UnsafeMutablePointer<Float>, _ m: Int, _ layer: Layer) {
+        let c = configuration
+        let x = x.floats(m * c.hiddenSize)
+        let inner = inner.floats(m * c.intermediateSize)
+        norm(h, layer.postNorm, m, into: x)
+        layer.gateUp.swiglu(x, rows: m, into: inner)
+        layer.down.multiplyAdd(inner, rows: m, into: h)
+    }
+
+    private func norm(
+        _ h: UnsafePointer<Float>, _ weight: [Float], _ m: Int, into x: UnsafeMutablePointer<Float>
+    ) {
+        let width = Int32(configuration.hiddenSize)
+        anira_rmsnorm(h, width, weight, configuration.rmsNormEps, Int32(m), width, x, width)
+    }
+}
+
+/// Cosines and sines of rotate-half RoPE, [positions, D/2] each, angles in float32 as the reference computes them.
+final class RotaryTable: Sendable {
+    private let cosine: [Float]
+    private let sine: [Float]
+    private let headSize: Int
+
+    init(_ c: ModelConfiguration) {
+        headSize = c.headSize
+        let half = c.headSize / 2
+        let frequencies = (0..<half).map { 1 / power(c.ropeTheta, Float(2 * $0) / Float(c.headSize)) }
+        var cosine: [Float] = []
+        var sine: [Float] = []
+        for position in 0..<c.maxPositionEmbeddings {
+            for frequency in frequencies {
+                let angle = Float(position) * frequency
+                cosine.append(cosineOf(angle))
+                sine.append(sineOf(angle))
+            }
+        }
+        self.cosine = cosine
+        self.sine = sine
+    }
+
+    func rotate(_ x: UnsafeMutablePointer<Float>, heads: Int, position: Int) {
+        let half = headSize / 2
+        cosine.withUnsafeBufferPointer { cosine in
+            sine.withUnsafeBufferPointer { sine in
+                anira_rope(
+                    x, Int32(heads), Int32(headSize), cosine.baseAddress! + position * half,
+                    sine.baseAddress! + position * half)
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+import DequeModule
+import Foundation
+import KVStore
+import Messaging
+import Model
+import Proto
+import Worker
+
+/// Continuous depth-wise batching (docs/architecture.md, "Core").
+///
+/// The weights are the same at every depth, so all active rows, of any session, prompt or decode, at any depth,
+/// form one matrix. A step admits waiting items, applies the core once to every active row, and lets finished rows
+/// leave at once. Within a session an earlier chunk is always at least as many iterations ahead, so a later chunk
+/// may join while it still runs: every entry it may look up exists.
+public final class CoreStage: Stage {
+    /// One active row: a position on its way through the iterations.
+    private struct Row {
+        let item: Int
+        let index: Int
+        let position: Int
+        /// Iterations done.
+        var depth = 0
+        /// Exit depth when known before the core.
+        let planned: Int?
+        var exit = OnlineExit()
+    }
+
+    /// An item with rows in the matrix, and what has left of it.
+    private struct Running {
+        let item: AdmittedItem
+        let rule: DepthRule
+        let wantsDistributions: Bool
+        var remaining: Int
+        var exits: [Float]  // [count, H]
+        var depths: [UInt8]
+        var distributions: [[Float]]
+    }
+
+    private let core: RecurrentCore
+    public let store: KVStore
+    private let post: OutcomeSink
+    private let admission: Admission
+    private let maxRows: Int
+    private var waiting: Deque<Work> = []
+    private var running: [Int: Running] = [:]
+    private var nextItem = 0
+    private var rows: [Row] = []
+    private let h: UnsafeMutablePointer<Float>  // [maxRows + positions, H]
+    private let exited: UnsafeMutablePointer<Float>  // same: states that left in this step
+    private var cache: CacheView
+    private var exitCache: CacheView
+    public private(set) var figures = StageFigures()
+    public var pending: Int { waiting.count + running.count }
+
+    /// maxRows: rows above which waiting items stay out of the matrix.
+    public init(_ core: RecurrentCore, store: KVStore, maxRows: Int, post: @escaping OutcomeSink) {
+        let c = core.configuration
+        self.core = core
+        self.store = store
+        self.post = post
+        self.maxRows = maxRows
+        admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
+        let capacity = (maxRows + c.maxPositionEmbeddings) * c.hiddenSize
+        h = .allocate(capacity: capacity)
+        exited = .allocate(capacity: capacity)
+        cache = CacheView(arena: store.arena, stride: store.stride)
+        exitCache = cache
+        figures.depthHistogram = [UInt32](repeating: 0, count: c.maxDepth)
+    }
+
+    deinit {
+        h.deallocate()
+        exited.deallocate()
+    }
+
+    public func admit(_ work: Work) {
+        let c = core.configuration
+        let item = work.item.core
+        let fits =
+            item.depths.allSatisfy { $0 >= 1 && $0 <= c.maxDepth }
+            && (item.depths.count == work.item.count || (item.depths.isEmpty && c.decider == .online))
+            && item.depth.minimum >= 1 && item.depth.minimum <= item.depth.maximum && item.depth.maximum <= c.maxDepth
+        guard fits else {
+            _ = admission.refuse(work, .internal, "malformed core work: depths out of range")
+            return
+        }
+        waiting.append(work)
+    }
+
+    public func cancel(request: UInt64) {
+        waiting.removeAll { $0.item.request == request }
+        removeRows { $0.work.item.request == request }
+    }
+
+    public func release(session: UInt64, drop: Bool) {
+        removeRows { $0.session == session }
+        if drop { store.drop(session: session) { _ in } } else { store.release(session: session) }
+    }
+
+    public func step() -> Bool {
+        let before = pending
+        join()
+        guard !rows.isEmpty else { return pending < before }
+        prepareIteration()
+        core.iterate(h, rows: rows.count, cache: cache)
+        figures.steps += 1
+        figures.rows += rows.count
+        leave(decide())
+        return true
+    }
+}
+
+// MARK: - Joining
+
+extension CoreStage {
+    private func join() {
+        while let work = waiting.first, rows.isEmpty || rows.count + Int(work.item.count) <= maxRows {
+            // A replay starts a session over while rows of the older attempt are still in the matrix.
+            let position = Int(work.item.position)
+            if let length = store.length(session: work.item.session), length > position {
+                removeRows { $0.session == work.item.session && $0.range.upperBound > position }
+            }
+            switch admission.answer(work, busy: !running.isEmpty) {
+            case .wait: return
+            case .answered: break
+            case .admitted(let item): start(item)
+            }
+            waiting.removeFirst()
+        }
+    }
+
+    private func start(_ item: AdmittedItem) {
+        let work = item.work.item.core
+        let width = core.configuration.hiddenSize
+        running[nextItem] = Running(
+            item: item, rule: DepthRule(work.depth), wantsDistributions: work.depth.distributions,
+            remaining: item.count, exits: [Float](repeating: 0, count: item.count * width),
+            depths: [UInt8](repeating: 0, count: item.count),
+            distributions: [[Float]](repeating: [], count: work.depth.distributions ? item.count : 0))
+        item.work.tensor?.copyFloats(from: 0, count: item.count * width, to: h + rows.count * width)
+        for index in 0..<item.count {
+            let position = store.appendPosition(session: item.session)
+            let planned = work.depths.isEmpty ? nil : Int(work.depths[work.depths.startIndex + index])
+            rows.append(Row(item: nextItem, index: index, position: position, planned: planned))
+        }
+        nextItem += 1
+    }
+
+    /// Takes rows out without an answer.
+    private func removeRows(where matches: (AdmittedItem) -> Bool) {
+        let gone = running.filter { matches($0.value.item) }
+        guard !gone.isEmpty else { return }
+        for row in rows.indices.reversed() where gone[rows[row].item] != nil { removeRow(row) }
+        for (key, value) in gone {
+            running[key] = nil
+            store.endUse(session: value.item.session)
+        }
+    }
+
+    /// The last row takes the place of the one that leaves: order does not matter, rows are independent.
+    private func removeRow(_ row: Int) {
+        let width = core.configuration.hiddenSize
+        let last = rows.count - 1
+        if row != last {
+            rows[row] = rows[last]
+            (h + row * width).update(from: h + last * width, count: width)
+        }
+        rows.removeLast()
+    }
+}
+
+// MARK: - One iteration
+
+extension CoreStage {
+    /// Gives every active row a cache row for its entry and the list of rows it sees: for iteration t of a row,
+    /// every position's deepest entry ≤ t − 1, its own included.
+    private func prepareIteration() {
+        cache.removeAll()
+        // Rows of one item at one depth share a list; a shorter prefix of it serves earlier positions.
+        var lists: [ListKey: (start: Int, end: Int)] = [:]
+        for row in rows {
+            let session = running[row.item]!.item.session
+            cache.writes.append(store.appendEntry(session: session, position: row.position))
+            cache.positions.append(row.position)
+            let key = ListKey(item: row.item, depth: row.depth)
+            lists[key] = (0, max(lists[key]?.end ?? 0, row.position + 1))
+        }
+        for (key, list) in lists {
+            let start = cache.visible.count
+            cache.visible.append(contentsOf: repeatElement(0, count: list.end))
+            cache.visible.withUnsafeMutableBufferPointer {
+                store.visibleRows(
+                    session: running[key.item]!.item.session, count: list.end, deepest: key.depth,
+                    into: $0.baseAddress! + start)
+            }
+            lists[key] = (start, list.end)
+        }
+        for row in rows {
+            cache.lists.append((lists[ListKey(item: row.item, depth: row.depth)]!.start, row.position + 1))
+        }
+    }
+
+    private struct ListKey: Hashable {
+        let item: Int
+        let depth: Int
+    }
+
+    /// Counts the iteration and returns the rows that leave now, in descending order.
+    private func decide() -> [Int] {
+        let k = core.configuration.maxDepth
+        let asksDecider = rows.contains { $0.planned == nil && $0.depth + 1 < k }
+        let lambdas = asksDecider ? core.exitProbabilities(h, rows: rows.count) : nil
+        var leaving: [Int] = []
+        for row in rows.indices.reversed() {
+            rows[row].depth += 1
+            let depth = rows[row].depth
+            if let planned = rows[row].planned {
+                if depth >= planned { leaving.append(row) }
+                continue
+            }
+            let item = rows[row].item
+            let lambda = depth < k ? lambdas?[row] : nil
+            let (p, leaves) = rows[row].exit.advance(lambda, depth: depth, rule: running[item]!.rule)
+            if running[item]!.wantsDistributions { running[item]!.distributions[rows[row].index].append(p) }
+            if leaves { leaving.append(row) }
+        }
+        return leaving
+    }
+
+    /// Rows that are done: their exit entry goes to the cache, their state to the item's answer.
+    private func leave(_ leaving: [Int]) {
+        guard !leaving.isEmpty else { return }
+        projectExits(leaving)
+        let width = core.configuration.hiddenSize
+        var finished: [Int] = []
+        for row in leaving {
+            let leaver = rows[row]
+            figures.tokens += 1
+            figures.depthHistogram[leaver.depth - 1] += 1
+            running[leaver.item]!.exits.withUnsafeMutableBufferPointer {
+                ($0.baseAddress! + leaver.index * width).update(from: h + row * width, count: width)
+            }
+            running[leaver.item]!.depths[leaver.index] = UInt8(leaver.depth)
+            running[leaver.item]!.remaining -= 1
+            if running[leaver.item]!.remaining == 0 { finished.append(leaver.item) }
+            removeRow(row)
+        }
+        for item in finished.sorted() { finish(running.removeValue(forKey: item)!) }
+    }
+
+    /// exit_kv "project": entry d of a row that left after d < K iterations, one K/V projection for all leavers.
+    private func projectExits(_ leaving: [Int]) {
+        let c = core.configuration
+        guard c.exitKV == .project else { return }
+        exitCache.removeAll()
+        for row in leaving where rows[row].depth < c.maxDepth {
+            let place = exited + exitCache.writes.count * c.hiddenSize
+            place.update(from: h + row * c.hiddenSize, count: c.hiddenSize)
+            let session = running[rows[row].item]!.item.session
+            exitCache.writes.append(store.appendEntry(session: session, position: rows[row].position))
+            exitCache.positions.append(rows[row].position)
+        }
+        if !exitCache.writes.isEmpty { core.projectExits(exited, rows: exitCache.writes.count, cache: exitCache) }
+    }
+
+    private func finish(_ done: Running) {
+        var outcome = Admission.reply(to: done.item.work)
+        outcome.core.depths = Data(done.depths)
+        outcome.core.distributions = done.distributions.flatMap(\.self)
+        let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
+        Admission.commit(done.item, Outcome(outcome, tensor: tensor), store: store, post: post)
+    }
+}

@@ -1,0 +1,58 @@
+import Messaging
+import Proto
+
+/// Where a reply goes: the client's routing id, the shape it spoke in, and its encoding.
+public struct ClientAddress: Sendable, Hashable {
+    public var routingID: [UInt8]
+    /// An empty delimiter frame came first: a REQ socket, which takes exactly one reply.
+    public var isREQ: Bool
+    public var isJSON: Bool
+
+    public init(routingID: [UInt8], isREQ: Bool, isJSON: Bool) {
+        self.routingID = routingID
+        self.isREQ = isREQ
+        self.isJSON = isJSON
+    }
+}
+
+/// A worker's routing id: name and incarnation, so that no two workers ever share one.
+public typealias WorkerAddress = [UInt8]
+
+/// What happens to the Router. Times are monotonic nanoseconds.
+public enum RouterEvent: Sendable {
+    /// A well-formed request; `digest` identifies its content.
+    case request(ClientRequest, digest: UInt64, from: ClientAddress)
+    /// A message that holds no request, or a damaged one.
+    case unreadable(Refusal, id: String, from: ClientAddress)
+    case ready(Anira_Worker_V1_Ready, from: WorkerAddress)
+    case results([Outcome], from: WorkerAddress)
+    case heartbeat(Anira_Worker_V1_Heartbeat, from: WorkerAddress)
+    case drain(from: WorkerAddress)
+    case bye(from: WorkerAddress)
+    /// A message to this worker found no peer.
+    case unroutable(WorkerAddress)
+    /// This client has gone, or (slow) does not read its replies.
+    case clientLost(ClientAddress, slow: Bool)
+    /// No new requests; those that run may finish.
+    case shutDown
+    /// The grace time is over: what still runs ends now.
+    case abandon
+    /// Time passes: deadlines, leases, heartbeats.
+    case tick
+}
+
+/// What the Router wants done.
+public enum RouterAction: Sendable {
+    case reply(ClientReply, tensors: [Frame], to: ClientAddress)
+    case readyAck(Anira_Worker_V1_ReadyAck, to: WorkerAddress)
+    case refuse(Anira_Worker_V1_Refused, to: WorkerAddress)
+    case work([Work], to: WorkerAddress)
+    case cancel(request: UInt64, to: WorkerAddress)
+    case release(session: UInt64, drop: Bool, to: WorkerAddress)
+    case heartbeat(to: WorkerAddress)
+    /// Write to the ledger.
+    case remember(name: String, SessionRecord)
+    case forget(name: String)
+    case keep(ResultRecord)
+    case log(String)
+}

@@ -1,0 +1,147 @@
+import Messaging
+import Model
+import Proto
+
+/// Rows on their way to a worker: one chunk of one request at one stage.
+struct Item: Sendable {
+    let request: UInt64
+    let attempt: UInt32
+    let stage: StageKind
+    let position: Int
+    let count: Int
+    var tensor: Frame?
+    /// core: exit depths decided before the core.
+    var depths: [UInt8]?
+    /// Times it was handed to a worker.
+    var deliveries = 0
+    var enqueued: UInt64
+
+    var key: ItemKey { ItemKey(request: request, stage: stage, position: position) }
+    var bytes: Int { 64 + count * 4 + (tensor?.count ?? 0) }
+}
+
+struct ItemKey: Hashable, Sendable {
+    let request: UInt64
+    let stage: StageKind
+    let position: Int
+}
+
+/// A client waiting for a running request's ending under an id of its own.
+struct Watcher: Sendable {
+    let id: String
+    let client: ClientAddress
+}
+
+/// Where one admitted request stands. Positions count from the start of its session.
+struct Request: Sendable {
+    let id: UInt64
+    let clientID: String
+    let digest: UInt64
+    let job: Job
+    let session: UInt64
+    let received: UInt64
+    let deadline: UInt64?
+    /// Who waits for its answers: the sender, and senders of the same id later.
+    var clients: [ClientAddress]
+    /// Who asked for its `result` while it runs.
+    var watchers: [Watcher] = []
+
+    /// History, prompt and new tokens.
+    var tokens: [Int32]
+    /// First position of this request's own tokens.
+    let promptStart: Int
+    let promptEnd: Int
+    /// First position this request computes (a session's last token may still be due).
+    let computeStart: Int
+
+    /// Attempt number; results of an older one are late.
+    var attempt: UInt32 = 0
+    var replays = 0
+    /// Next position to send to the decider, and to the coda.
+    var frontier: Int
+    var nextCoda: Int
+    /// Positions that went through all stages.
+    var done: Int
+    /// Chunks between decider and coda.
+    var chunksInFlight = 0
+    /// Core results that came before an earlier chunk's.
+    var early: [Int: (count: Int, depths: [UInt8], tensor: Frame?)] = [:]
+    var pins: [String]
+
+    /// Exit depth of every known position.
+    var depths: [UInt8]
+    var distributions: [[Float]]
+    /// score: log-probability of token p+1 at index p.
+    var logprobs: [Float] = []
+    var newLogprobs: [Float] = []
+    var logits: [Int: Frame] = [:]
+    var timing = [(queue: Float, compute: Float)](repeating: (0, 0), count: 3)
+    /// Waiting for an earlier request of its session.
+    var waiting = false
+
+    var newTokens: ArraySlice<Int32> { tokens[promptEnd...] }
+
+    /// p(1…) of a position, empty when none was asked for or none was computed.
+    func distribution(_ position: Int) -> [Float] {
+        distributions.indices.contains(position) ? distributions[position] : []
+    }
+
+    init(
+        id: UInt64, clientID: String, digest: UInt64, job: Job, session: UInt64, history: SessionRecord?,
+        client: ClientAddress, now: UInt64, deadline: UInt64?
+    ) {
+        self.id = id
+        self.clientID = clientID
+        self.digest = digest
+        self.job = job
+        self.session = session
+        self.received = now
+        self.deadline = deadline
+        clients = [client]
+        let old = history?.tokens ?? []
+        tokens = old + job.tokens
+        promptStart = old.count
+        promptEnd = tokens.count
+        depths = history.map { Array($0.depths) } ?? []
+        // The last token is always computed (again): its logits predict the first new one.
+        computeStart = min(depths.count, max(0, tokens.count - 1))
+        (frontier, nextCoda, done) = (computeStart, computeStart, computeStart)
+        distributions = [[Float]](repeating: [], count: depths.count)
+        pins = history?.pins ?? ["", "", ""]
+        if job.kind == .score { logprobs = [Float](repeating: 0, count: max(0, tokens.count - 1)) }
+    }
+
+    /// Back to `position`: what was in flight is forgotten, known tokens will be computed again.
+    mutating func rewind(to position: Int) {
+        attempt += 1
+        replays += 1
+        (frontier, nextCoda, done) = (position, position, position)
+        chunksInFlight = 0
+        early.removeAll()
+    }
+
+    /// Depths for positions already decided (a replay) or given by the client; nil: the rule decides.
+    func knownDepths(_ range: Range<Int>) -> [UInt8]? {
+        if range.upperBound <= depths.count { return Array(depths[range]) }
+        guard job.rule.policy == .perToken, range.lowerBound >= promptStart,
+            range.upperBound - promptStart <= job.depths.count
+        else { return nil }
+        return job.depths[(range.lowerBound - promptStart)..<(range.upperBound - promptStart)].map {
+            UInt8(job.rule.clamped(Int($0)))
+        }
+    }
+
+    /// The end of the chunk that starts at `start`: never across the borders where the source of depths changes.
+    func chunkEnd(from start: Int, limit: Int) -> Int {
+        let borders = [computeStart, depths.count, promptStart, promptStart + job.depths.count, tokens.count]
+        return borders.filter { $0 > start }.reduce(start + limit, min)
+    }
+
+    /// The rule for a chunk whose depths are not known: per_token falls back to the checkpoint's own beyond its list.
+    func rule(_ configuration: ModelConfiguration) -> DepthRule {
+        guard job.rule.policy == .perToken else { return job.rule }
+        var rule = configuration.defaultRule
+        (rule.minimum, rule.maximum) = (job.rule.minimum, job.rule.maximum)
+        return rule
+    }
+}

@@ -1,0 +1,238 @@
+import DequeModule
+import Foundation
+import Logging
+import Messaging
+import Model
+import Proto
+import SwiftProtobuf
+import Synchronization
+
+/// Where the Router listens and what it keeps.
+public struct RouterOptions: Sendable {
+    /// Clients connect here.
+    public var endpoint = "tcp://127.0.0.1:5555"
+    /// Workers connect here.
+    public var workers: String
+    /// Data folder; nil: sessions and answers are forgotten at exit.
+    public var data: String?
+    /// Milliseconds that running requests get to finish at shut-down.
+    public var graceMS = 10_000
+    /// Called once with the client endpoint when every stage first has a worker.
+    public var onReady: @Sendable (String) -> Void = { _ in }
+
+    public init(workers: String, data: String?) {
+        self.workers = workers
+        self.data = data
+    }
+}
+
+/// The Router process: two sockets, one thread, and a `RouterState` that decides everything.
+public final class RouterService: Sendable {
+    private let options: RouterOptions
+    private let context: Context
+    private let log: Logger
+    private let configuration: RouterState.Configuration
+    private let ledger: Ledger?
+    private let contents: LedgerContents
+    private let wakeup = Wakeup()
+    private let stopping = Atomic(false)
+
+    /// Checks the checkpoint's vocabulary and configuration and claims the data folder.
+    public init(
+        _ options: RouterOptions, configuration: RouterState.Configuration, context: Context, log: Logger
+    ) throws {
+        self.options = options
+        self.configuration = configuration
+        self.context = context
+        self.log = log
+        ledger = try options.data.map {
+            try Ledger(data: $0, fingerprint: configuration.fingerprint, remembered: configuration.limits.rememberedResults)
+        }
+        contents = try ledger?.contents() ?? LedgerContents()
+    }
+
+    /// Ends `run` after running requests finished or the grace time passed. Callable from any thread.
+    public func stop() {
+        stopping.store(true, ordering: .releasing)
+        wakeup.signal()
+    }
+
+    /// Serves until `stop`. The calling thread owns both sockets.
+    public func run() throws {
+        var loop = try RouterLoop(
+            options: options, state: RouterState(configuration, ledger: contents), ledger: ledger, context: context,
+            log: log)
+        try loop.run(wakeup: wakeup, stopping: { stopping.load(ordering: .acquiring) })
+    }
+}
+
+/// The loop of the Router's thread: frames to events, actions to frames.
+private struct RouterLoop: ~Copyable {
+    private var clients: Socket
+    private var workers: Socket
+    private var state: RouterState
+    private let options: RouterOptions
+    private let ledger: Ledger?
+    private let log: Logger
+    private let locks: [OwnerLock]
+    private let tickNS: UInt64
+    private var announced = false
+
+    init(
+        options: RouterOptions, state: RouterState, ledger: Ledger?, context: Context, log: Logger
+    ) throws {
+        let locks = try [options.endpoint, options.workers].filter { $0.hasPrefix("ipc://") }.map {
+            try OwnerLock(path: String($0.dropFirst(6)) + ".lock", what: "endpoint \($0)")
+        }
+        var clients = try Socket(.router, context)
+        try clients.bind(options.endpoint)
+        var workers = try Socket(.router, context)
+        try workers.bind(options.workers)
+        self.options = options
+        self.state = state
+        self.ledger = ledger
+        self.log = log
+        self.locks = locks
+        tickNS = UInt64(state.configuration.heartbeatMS) * 1_000_000
+        log.info("clients on \(clients.endpoint), workers on \(workers.endpoint)")
+        self.clients = clients
+        self.workers = workers
+    }
+
+    mutating func run(wakeup: Wakeup, stopping: () -> Bool) throws {
+        var nextTick = monotonicNanoseconds() + tickNS
+        var deadline: UInt64?
+        while true {
+            let now = monotonicNanoseconds()
+            let wait = nextTick > now ? Int((nextTick - now) / 1_000_000) + 1 : 0
+            let ready = poll(workers, clients, wakeup, timeoutMS: wait)
+            // Bounded rounds: neither side starves the other or the clock.
+            if ready.first { for _ in 0..<256 { guard takeWorkerMessage() else { break } } }
+            if ready.second { for _ in 0..<256 { guard takeClientMessage() else { break } } }
+            if monotonicNanoseconds() >= nextTick {
+                feed(.tick)
+                nextTick = monotonicNanoseconds() + tickNS
+            }
+            perform(state.flush(now: monotonicNanoseconds()))
+            announceOnce()
+            guard stopping() else { continue }
+            if deadline == nil {
+                deadline = monotonicNanoseconds() + UInt64(options.graceMS) * 1_000_000
+                feed(.shutDown)
+            }
+            if state.activeRequests == 0 || monotonicNanoseconds() > deadline! { break }
+        }
+        feed(.abandon)
+        ledger?.close()
+    }
+
+    private mutating func announceOnce() {
+        guard !announced, state.isReady else { return }
+        announced = true
+        options.onReady(clients.endpoint)
+    }
+
+    private mutating func feed(_ event: RouterEvent) {
+        perform(state.handle(event, now: monotonicNanoseconds()))
+    }
+
+    private mutating func takeClientMessage() -> Bool {
+        guard let frames = clients.receive() else { return false }
+        let received = ClientCodec.decode(routingID: frames[0].bytes, frames.dropFirst())
+        switch received.request {
+        case .success(let request): feed(.request(request, digest: received.digest, from: received.address))
+        case .failure(let refusal): feed(.unreadable(refusal, id: received.id, from: received.address))
+        }
+        return true
+    }
+
+    private mutating func takeWorkerMessage() -> Bool {
+        guard let frames = workers.receive() else { return false }
+        let address = frames[0].bytes
+        guard frames.count >= 3, frames[1].bytes == workerProtocolTag, frames[2].count == 1,
+            let command = WorkerCommand(rawValue: frames[2].bytes[0])
+        else {
+            state.countMalformed()
+            return true
+        }
+        do {
+            let header = frames.count > 3 ? frames[3].bytes : []
+            switch command {
+            case .ready: feed(.ready(try .init(serializedBytes: header), from: address))
+            case .heartbeat: feed(.heartbeat(try .init(serializedBytes: header), from: address))
+            case .drain: feed(.drain(from: address))
+            case .bye: feed(.bye(from: address))
+            case .result: feed(.results(try Self.outcomes(header, frames.dropFirst(4)), from: address))
+            case .readyAck, .refused, .work, .cancel, .release: state.countMalformed()
+            }
+        } catch {
+            log.warning("ignored a damaged \(command) message from \(String(decoding: address, as: UTF8.self))")
+            state.countMalformed()
+        }
+        return true
+    }
+
+    /// Pairs results with their frames: decider and core results take one, coda results when logits were asked for.
+    private static func outcomes(_ header: [UInt8], _ tensors: ArraySlice<Frame>) throws -> [Outcome] {
+        let batch = try Anira_Worker_V1_ResultBatch(serializedBytes: header)
+        var tensors = tensors
+        return batch.items.map { item in
+            switch item.outcome {
+            case .decider, .core: Outcome(item, tensor: tensors.popFirst())
+            case .coda(let coda) where coda.logits: Outcome(item, tensor: tensors.popFirst())
+            case .coda, .needContext, .failure, nil: Outcome(item)
+            }
+        }
+    }
+
+    private mutating func perform(_ actions: [RouterAction]) {
+        for action in actions {
+            do {
+                try perform(action)
+            } catch {
+                log.error("\(error)")
+            }
+        }
+    }
+
+    private mutating func perform(_ action: RouterAction) throws {
+        switch action {
+        case .reply(let reply, let tensors, let client):
+            let frames = [Frame(client.routingID)] + ClientCodec.encode(reply, tensors: tensors, to: client)
+            switch clients.send(frames) {
+            case .sent: break
+            case .unroutable: feed(.clientLost(client, slow: false))
+            case .wouldBlock: feed(.clientLost(client, slow: true))
+            }
+        case .work(let items, let address):
+            var batch = Anira_Worker_V1_WorkBatch()
+            batch.items = items.map(\.item)
+            try send(.work, batch, items.compactMap(\.tensor), to: address)
+        case .readyAck(let message, let address): try send(.readyAck, message, to: address)
+        case .refuse(let message, let address): try send(.refused, message, to: address)
+        case .cancel(let request, let address):
+            try send(.cancel, Anira_Worker_V1_Cancel.with { $0.request = request }, to: address)
+        case .release(let session, let drop, let address):
+            let message = Anira_Worker_V1_Release.with {
+                $0.session = session
+                $0.drop = drop
+            }
+            try send(.release, message, to: address)
+        case .heartbeat(let address): try send(.heartbeat, Anira_Worker_V1_Heartbeat(), to: address)
+        case .remember(let name, let record): try ledger?.put(session: name, record)
+        case .forget(let name): try ledger?.remove(session: name)
+        case .keep(let record): try ledger?.put(result: record)
+        case .log(let line): log.info("\(line)")
+        }
+    }
+
+    private mutating func send(
+        _ command: WorkerCommand, _ message: some SwiftProtobuf.Message, _ tensors: [Frame] = [],
+        to address: WorkerAddress
+    ) throws {
+        let header = Frame(try message.serializedBytes() as [UInt8])
+        let frames = [Frame(address), Frame(workerProtocolTag), Frame([command.rawValue]), header] + tensors
+        // A refused worker may be gone already; a full queue means it does not take work: both are a lost worker.
+        if workers.send(frames) != .sent { feed(.unroutable(address)) }
+    }
+}

@@ -1,0 +1,337 @@
+import Foundation
+import Messaging
+import Model
+import Proto
+import SwiftProtobuf
+
+/// Moving requests forward: chunks out, results in, answers to the client.
+extension RouterState {
+    /// Sends chunks to the decider while the window has room.
+    mutating func pump(_ id: UInt64) {
+        guard var request = requests[id] else { return }
+        request.waiting = false
+        while request.chunksInFlight < configuration.window, request.frontier < request.tokens.count {
+            let end = request.chunkEnd(from: request.frontier, limit: configuration.chunk)
+            let item = Item(
+                request: id, attempt: request.attempt, stage: .decider, position: request.frontier,
+                count: end - request.frontier, enqueued: now)
+            request.frontier = end
+            request.chunksInFlight += 1
+            requests[id] = request
+            enqueue(item)
+            guard let current = requests[id] else { return }
+            request = current
+        }
+        requests[id] = request
+        if request.chunksInFlight == 0 { finishIfDone(id) }
+    }
+
+    mutating func take(_ outcomes: [Outcome], _ address: WorkerAddress) {
+        for outcome in outcomes {
+            guard let name = nameOf[address], workers[name]?.address == address else {
+                counters.lateResults += 1
+                continue
+            }
+            workers[name]!.lastHeard = now
+            let stage = workers[name]!.stage
+            let key = ItemKey(request: outcome.item.request, stage: stage, position: Int(outcome.item.position))
+            guard let item = workers[name]!.settle(key, attempt: outcome.item.attempt),
+                requests[item.request]?.attempt == item.attempt
+            else {
+                counters.lateResults += 1
+                continue
+            }
+            requests[item.request]!.timing[stage.index].queue += outcome.item.queueUs / 1000
+            requests[item.request]!.timing[stage.index].compute += outcome.item.computeUs / 1000
+            advance(item, outcome)
+        }
+    }
+
+    private mutating func advance(_ item: Item, _ outcome: Outcome) {
+        let width = configuration.model.hiddenSize
+        switch (item.stage, outcome.item.outcome) {
+        case (_, .needContext(let need)):
+            replay(item.request, from: min(Int(need.from), item.position))
+        case (_, .failure(let failure)):
+            fail(item.request, ErrorCode(rawValue: failure.code) ?? .internal, failure.message)
+        case (.decider, .decider(let result)) where outcome.tensor?.count == item.count * width * 4:
+            forward(item, depths: Array(result.depths), distributions: result.distributions, outcome.tensor)
+        case (.core, .core(let result))
+        where outcome.tensor?.count == item.count * width * 4 && result.depths.count == item.count:
+            leaveCore(item, Array(result.depths), result.distributions, outcome.tensor)
+        case (.coda, .coda(let result)):
+            finishChunk(item, result, outcome.tensor)
+        default:
+            counters.malformed += 1
+            fail(item.request, .internal, "the \(item.stage.rawValue) answered with a result of the wrong shape")
+        }
+    }
+
+    /// decider → core.
+    private mutating func forward(_ item: Item, depths: [UInt8], distributions: [Float], _ tensor: Frame?) {
+        let k = configuration.model.maxDepth
+        guard depths.isEmpty || depths.count == item.count else {
+            return fail(item.request, .internal, "the decider answered with a result of the wrong shape")
+        }
+        if distributions.count == item.count * k {
+            for row in 0..<item.count {
+                note(item.request, item.position + row, Array(distributions[(row * k)..<((row + 1) * k)]))
+            }
+        }
+        var next = Item(
+            request: item.request, attempt: item.attempt, stage: .core, position: item.position, count: item.count,
+            tensor: tensor, enqueued: now)
+        next.depths = depths.isEmpty ? nil : depths
+        enqueue(next)
+    }
+
+    /// core → coda, in the order of positions even when a later chunk's rows left the core first.
+    private mutating func leaveCore(_ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Frame?) {
+        var offset = 0
+        for (row, depth) in depths.enumerated() {
+            let end = offset + Int(depth)
+            if end <= distributions.count { note(item.request, item.position + row, Array(distributions[offset..<end])) }
+            offset = end
+        }
+        requests[item.request]!.early[item.position] = (item.count, depths, tensor)
+        while let position = requests[item.request]?.nextCoda,
+            let ready = requests[item.request]!.early.removeValue(forKey: position)
+        {
+            requests[item.request]!.nextCoda += ready.count
+            let known = requests[item.request]!.depths.count
+            requests[item.request]!.depths += ready.depths.dropFirst(max(0, known - position))
+            enqueue(
+                Item(
+                    request: item.request, attempt: item.attempt, stage: .coda, position: position,
+                    count: ready.count, tensor: ready.tensor, enqueued: now))
+        }
+    }
+
+    private mutating func note(_ id: UInt64, _ position: Int, _ distribution: [Float]) {
+        guard requests[id]!.job.wantsDistributions else { return }
+        let missing = position + 1 - requests[id]!.distributions.count
+        if missing > 0 { requests[id]!.distributions += [[Float]](repeating: [], count: missing) }
+        if requests[id]!.distributions[position].isEmpty { requests[id]!.distributions[position] = distribution }
+    }
+
+    /// The coda has seen the chunk: log-probabilities or the next token.
+    private mutating func finishChunk(_ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Frame?) {
+        let end = item.position + item.count
+        requests[item.request]!.chunksInFlight -= 1
+        requests[item.request]!.done = end
+        let request = requests[item.request]!
+        if request.job.kind == .score {
+            guard result.logprobs.count == min(end, request.logprobs.count) - item.position,
+                !request.job.wantsLogits || tensor?.count == item.count * configuration.model.vocabSize * 4
+            else { return fail(item.request, .internal, "the coda answered with a result of the wrong shape") }
+            requests[item.request]!.logprobs.replaceSubrange(
+                item.position..<(item.position + result.logprobs.count), with: result.logprobs)
+            if request.job.wantsLogits { requests[item.request]!.logits[item.position] = tensor }
+        } else if result.sampled, end == request.tokens.count {
+            guard result.token >= 0, result.token < configuration.model.vocabSize else {
+                return fail(item.request, .internal, "the coda answered with a token outside the vocabulary")
+            }
+            emit(item.request, result.token, result.logprob)
+        }
+        if requests[item.request] != nil { pump(item.request) }
+    }
+
+    /// A new token: to the client now, to the model next.
+    private mutating func emit(_ id: UInt64, _ token: Int32, _ logprob: Float) {
+        requests[id]!.tokens.append(token)
+        if requests[id]!.job.wantsLogprobs { requests[id]!.newLogprobs.append(logprob) }
+        let request = requests[id]!
+        if isFinished(request) != nil { requests[id]!.frontier = request.tokens.count }
+        for client in request.clients where !client.isREQ && request.job.stream != false {
+            var message = Anira_V1_Token()
+            message.index = Int32(request.newTokens.count - 1)
+            message.token = token
+            message.text = configuration.vocabulary?.text(of: [token]) ?? ""
+            message.depth = Int32(request.depths[request.tokens.count - 2])
+            if request.job.wantsLogprobs { message.logprob = logprob }
+            if request.job.wantsDistributions { message.exitDistribution = request.distribution(request.tokens.count - 2) }
+            reply(request.clientID, .token(message), to: client)
+        }
+    }
+
+    private func isFinished(_ request: Request) -> String? {
+        if let last = request.newTokens.last, request.job.stopTokens.contains(last) { return "stop" }
+        if request.newTokens.count >= request.job.maxNewTokens { return "length" }
+        return request.tokens.count > configuration.model.maxPositionEmbeddings ? "context" : nil
+    }
+
+    private mutating func finishIfDone(_ id: UInt64) {
+        guard let request = requests[id] else { return }
+        if request.job.kind == .score {
+            if request.done == request.tokens.count { finish(request, .scored(scored(request)), logits(request)) }
+        } else if let reason = isFinished(request), request.done >= request.tokens.count - (request.newTokens.isEmpty ? 0 : 1) {
+            finish(request, .completed(completed(request, reason)), [])
+        }
+    }
+
+    /// Computes again from `position`: exact, so nothing that was said changes.
+    mutating func replay(_ id: UInt64, from position: Int) {
+        guard var request = requests[id] else { return }
+        counters.replays += 1
+        guard request.replays < 16 else {
+            return fail(id, .unavailable, "its cache was lost \(request.replays) times; try again")
+        }
+        request.rewind(to: position)
+        requests[id] = request
+        forgetItems(id, tellWorkers: true)
+        pump(id)
+    }
+}
+
+// MARK: - Endings: exactly one a request
+
+extension RouterState {
+    mutating func fail(_ id: UInt64, _ code: ErrorCode, _ message: String) {
+        guard let request = requests[id] else { return }
+        counters.failed += 1
+        // A later request of the session starts from the state before this one.
+        finish(request, .error(error(code, message)), [])
+    }
+
+    private mutating func finish(_ request: Request, _ content: ClientReply.OneOf_Reply, _ tensors: [Frame]) {
+        requests[request.id] = nil
+        running[request.clientID] = nil
+        forgetItems(request.id, tellWorkers: true)
+        var answer = ClientReply()
+        answer.id = request.clientID
+        answer.reply = content
+        for client in request.clients { actions.append(.reply(answer, tensors: tensors, to: client)) }
+        for watcher in request.watchers {
+            var copy = answer
+            copy.id = watcher.id
+            actions.append(.reply(copy, tensors: tensors, to: watcher.client))
+        }
+        var succeeded = true
+        if case .error(let error) = content {
+            succeeded = false
+            // Refusals that a repeat may overcome are not remembered as the answer to this id.
+            if error.code != ErrorCode.unavailable.rawValue, error.code != ErrorCode.storeFull.rawValue {
+                keep(answer, request)
+            }
+        } else {
+            counters.completed += 1
+            keep(answer, request)
+        }
+        settleSession(request, succeeded)
+        leave(request)
+    }
+
+    private mutating func keep(_ answer: ClientReply, _ request: Request) {
+        do {
+            let record = ResultRecord(id: request.clientID, digest: request.digest, reply: try answer.serializedData())
+            remember(record)
+            actions.append(.keep(record))
+        } catch {
+            actions.append(.log("the answer to '\(request.clientID)' cannot be kept: \(error)"))
+        }
+    }
+
+    mutating func remember(_ record: ResultRecord) {
+        if results.updateValue(record, forKey: record.id) == nil { resultOrder.append(record.id) }
+        while resultOrder.count > configuration.limits.rememberedResults {
+            results[resultOrder.removeFirst()] = nil
+        }
+    }
+
+    /// Named sessions keep their tokens; unnamed ones leave the workers' memory.
+    private mutating func settleSession(_ request: Request, _ succeeded: Bool) {
+        let name = request.job.session
+        if name.isEmpty {
+            for pin in request.pins {
+                if let worker = workers[pin], worker.state != .lost {
+                    actions.append(.release(session: request.session, drop: false, to: worker.address))
+                }
+            }
+        } else if succeeded {
+            let record = SessionRecord(
+                id: request.session, tokens: request.tokens, depths: Data(request.depths.prefix(request.done)),
+                pins: request.pins)
+            sessions[name] = record
+            actions.append(.remember(name: name, record))
+        }
+    }
+
+    private func completed(_ request: Request, _ reason: String) -> Anira_V1_Completed {
+        let positions = request.promptEnd - 1..<max(request.promptEnd - 1, request.tokens.count - 1)
+        return .with {
+            $0.tokens = Array(request.newTokens)
+            $0.text = configuration.vocabulary?.text(of: request.newTokens) ?? ""
+            $0.depths = positions.map { Int32(request.depths[$0]) }
+            $0.promptDepths = request.depths[request.promptStart..<request.promptEnd].map(Int32.init)
+            $0.finishReason = reason
+            $0.logprobs = request.newLogprobs
+            if request.job.wantsDistributions {
+                $0.exitDistributions = positions.map { list(request.distribution($0)) }
+            }
+            $0.usage = usage(request)
+            $0.timing = timing(request)
+        }
+    }
+
+    private func scored(_ request: Request) -> Anira_V1_Scored {
+        .with {
+            $0.logprobs = request.logprobs
+            $0.depths = request.depths.map(Int32.init)
+            if request.job.wantsDistributions {
+                $0.exitDistributions = request.tokens.indices.map { list(request.distribution($0)) }
+            }
+            if request.job.wantsLogits {
+                $0.logits.frame = 1
+                $0.logits.dtype = "f32"
+                $0.logits.shape = [Int32(request.tokens.count), Int32(configuration.model.vocabSize)]
+            }
+            $0.usage = usage(request)
+            $0.timing = timing(request)
+        }
+    }
+
+    /// All chunks' logits as one frame [n, vocabulary].
+    private func logits(_ request: Request) -> [Frame] {
+        guard request.job.wantsLogits else { return [] }
+        let parts = request.logits.sorted { $0.key < $1.key }.map(\.value)
+        return [
+            Frame(count: parts.reduce(0) { $0 + $1.count }) { target in
+                var offset = 0
+                for part in parts {
+                    part.withBytes { UnsafeMutableRawBufferPointer(rebasing: target[offset...]).copyMemory(from: $0) }
+                    offset += part.count
+                }
+            }
+        ]
+    }
+
+    private func list(_ values: [Float]) -> Google_Protobuf_ListValue {
+        .with { $0.values = values.map { value in .with { $0.numberValue = Double(value) } } }
+    }
+
+    private func usage(_ request: Request) -> Anira_V1_Usage {
+        let spent = request.depths[request.computeStart...].prefix(max(0, request.done - request.computeStart))
+        let iterations = spent.reduce(0) { $0 + Int($1) }
+        return .with {
+            $0.promptTokens = Int32(request.promptEnd - request.promptStart)
+            $0.newTokens = Int32(request.newTokens.count)
+            $0.coreIterations = Int32(iterations)
+            $0.meanDepth = spent.isEmpty ? 0 : Float(iterations) / Float(spent.count)
+        }
+    }
+
+    private func timing(_ request: Request) -> Anira_V1_Timing {
+        func stage(_ kind: StageKind) -> Anira_V1_StageTiming {
+            .with {
+                $0.queueMs = request.timing[kind.index].queue
+                $0.computeMs = request.timing[kind.index].compute
+            }
+        }
+        return .with {
+            $0.totalMs = Float(now - request.received) / 1e6
+            $0.decider = stage(.decider)
+            $0.core = stage(.core)
+            $0.coda = stage(.coda)
+        }
+    }
+}

@@ -1,0 +1,187 @@
+import DequeModule
+import Foundation
+import Messaging
+import Model
+import Proto
+import SwiftProtobuf
+
+/// Admission: what a client's message starts, joins or asks about.
+extension RouterState {
+    mutating func take(_ message: ClientRequest, _ digest: UInt64, _ client: ClientAddress) {
+        do {
+            guard message.id.utf8.count <= 64 else {
+                throw Refusal.invalid("id", "at most 64 bytes, found \(message.id.utf8.count)")
+            }
+            guard !message.hasDeadlineMs || message.deadlineMs > 0 else {
+                throw Refusal.invalid("deadline_ms", "must be above 0, found \(message.deadlineMs)")
+            }
+            switch message.operation {
+            case .generate(let r): try admit(message, try validator.job(r), digest, client)
+            case .score(let r): try admit(message, try validator.job(r), digest, client)
+            case .cancel(let r): try cancel(r.id, message.id, client)
+            case .result(let r): try result(r.id, message.id, client)
+            case .dropSession(let r): try drop(r.session, message.id, client)
+            case .status: reply(message.id, .status(status()), to: client)
+            case .models: reply(message.id, .models(.with { $0.models = [model()] }), to: client)
+            case nil: throw Refusal.invalid("operation", "give exactly one of \(ClientCodec.operations)")
+            }
+        } catch let refusal as Refusal {
+            counters.rejected += 1
+            replyError(message.id, refusal.code, refusal.message, to: client)
+        } catch {
+            counters.rejected += 1
+            replyError(message.id, .internal, "\(error)", to: client)
+        }
+    }
+
+    /// Runs a new request, or joins the client to the one that already has this id.
+    private mutating func admit(
+        _ message: ClientRequest, _ job: Job, _ digest: UInt64, _ client: ClientAddress
+    ) throws {
+        guard !message.id.isEmpty else { throw Refusal.invalid("id", "is needed: up to 64 bytes of the client's choice") }
+        if try join(message.id, digest, client) { return }
+        guard !isShuttingDown else { throw Refusal(.unavailable, "the suite is shutting down") }
+        guard requests.count < configuration.limits.concurrentRequests else {
+            throw Refusal(.overloaded, "\(requests.count) requests are running; try again later")
+        }
+        let history = job.session.isEmpty ? nil : sessions[job.session]
+        try validator.checkLength((history?.tokens.count ?? 0) + job.tokens.count, "\(job.kind == .score ? "score" : "generate").tokens")
+        guard !job.tokens.isEmpty || !(history?.tokens.isEmpty ?? true) else {
+            throw Refusal.invalid("generate.tokens", "at least one token is needed to start session '\(job.session)'")
+        }
+        let request = Request(
+            id: nextRequest, clientID: message.id, digest: digest, job: job,
+            session: history?.id ?? nextSession, history: history, client: client, now: now,
+            deadline: message.hasDeadlineMs ? now + UInt64(message.deadlineMs) * 1_000_000 : nil)
+        nextRequest += 1
+        if history == nil { nextSession += 1 }
+        counters.accepted += 1
+        requests[request.id] = request
+        running[message.id] = request.id
+        if !client.isREQ { reply(message.id, .accepted(.with { $0.durability = durability }), to: client) }
+        enter(request.id)
+    }
+
+    /// Requests of one named session run one after the other.
+    private mutating func enter(_ id: UInt64) {
+        let name = requests[id]!.job.session
+        guard !name.isEmpty else { return pump(id) }
+        sessionQueues[name, default: []].append(id)
+        if sessionQueues[name]!.count == 1 { pump(id) } else { requests[id]!.waiting = true }
+    }
+
+    /// The next request of the session starts from where the last one ended.
+    mutating func leave(_ request: Request) {
+        let name = request.job.session
+        guard !name.isEmpty, var queue = sessionQueues[name] else { return }
+        queue.removeAll { $0 == request.id }
+        sessionQueues[name] = queue.isEmpty ? nil : queue
+        guard let next = queue.first, let waiting = requests[next], waiting.waiting else { return }
+        var renewed = Request(
+            id: waiting.id, clientID: waiting.clientID, digest: waiting.digest, job: waiting.job,
+            session: sessions[name]?.id ?? waiting.session, history: sessions[name], client: waiting.clients[0],
+            now: waiting.received, deadline: waiting.deadline)
+        renewed.clients = waiting.clients
+        requests[next] = renewed
+        guard renewed.tokens.count <= configuration.model.maxPositionEmbeddings else {
+            return fail(
+                next, .contextTooLong,
+                "generate.tokens: \(renewed.tokens.count) positions; this model holds "
+                    + "\(configuration.model.maxPositionEmbeddings)")
+        }
+        pump(next)
+    }
+
+    /// True when the id is known: the sender gets that request's answers and nothing runs twice.
+    private mutating func join(_ id: String, _ digest: UInt64, _ client: ClientAddress) throws -> Bool {
+        if let known = running[id], let request = requests[known] {
+            guard request.digest == digest else { throw Self.reused(id) }
+            counters.duplicates += 1
+            if !request.clients.contains(client) { requests[known]!.clients.append(client) }
+            if !client.isREQ { reply(id, .accepted(.with { $0.durability = durability }), to: client) }
+            return true
+        }
+        guard let record = results[id] else { return false }
+        guard record.digest == digest else { throw Self.reused(id) }
+        counters.duplicates += 1
+        if !client.isREQ { reply(id, .accepted(.with { $0.durability = durability }), to: client) }
+        repeatAnswer(record, under: id, to: client)
+        return true
+    }
+
+    private static func reused(_ id: String) -> Refusal {
+        Refusal.invalid("id", "'\(id)' was already used for another request; choose a new id")
+    }
+
+    private mutating func repeatAnswer(_ record: ResultRecord, under id: String, to client: ClientAddress) {
+        do {
+            var answer = try ClientReply(serializedBytes: record.reply)
+            answer.id = id
+            actions.append(.reply(answer, tensors: [], to: client))
+        } catch {
+            replyError(id, .internal, "the remembered answer is damaged: \(error)", to: client)
+        }
+    }
+
+    private mutating func cancel(_ target: String, _ id: String, _ client: ClientAddress) throws {
+        guard let known = running[target] else {
+            throw Refusal(.notFound, "cancel.id: no running request '\(target.prefix(64))'")
+        }
+        fail(known, .cancelled, "cancelled by the client")
+        reply(id, .accepted(.with { $0.durability = durability }), to: client)
+    }
+
+    private mutating func result(_ target: String, _ id: String, _ client: ClientAddress) throws {
+        if let known = running[target] {
+            requests[known]!.watchers.append(Watcher(id: id, client: client))
+        } else if let record = results[target] {
+            repeatAnswer(record, under: id, to: client)
+        } else {
+            throw Refusal(.notFound, "result.id: no request '\(target.prefix(64))' is known")
+        }
+    }
+
+    private mutating func drop(_ name: String, _ id: String, _ client: ClientAddress) throws {
+        guard !name.isEmpty else { throw Refusal.invalid("drop_session.session", "is needed: the session's name") }
+        for request in sessionQueues[name] ?? [] { fail(request, .cancelled, "its session was dropped") }
+        guard let record = sessions.removeValue(forKey: name) else {
+            throw Refusal(.notFound, "drop_session.session: no session '\(name.prefix(64))'")
+        }
+        actions.append(.forget(name: name))
+        for name in record.pins {
+            if let worker = workers[name] {
+                actions.append(.release(session: record.id, drop: true, to: worker.address))
+            }
+        }
+        reply(id, .accepted(.with { $0.durability = durability }), to: client)
+    }
+
+    /// The weakest promise among the stages' stores.
+    var durability: String {
+        let kinds = Set(workers.values.map(\.durability))
+        return ["memory", "process", "power"].first(where: kinds.contains) ?? "memory"
+    }
+}
+
+// MARK: - Replies
+
+extension RouterState {
+    mutating func reply(_ id: String, _ content: ClientReply.OneOf_Reply, tensors: [Frame] = [], to client: ClientAddress) {
+        var message = ClientReply()
+        message.id = id
+        message.reply = content
+        actions.append(.reply(message, tensors: tensors, to: client))
+    }
+
+    mutating func replyError(_ id: String, _ code: ErrorCode, _ message: String, to client: ClientAddress) {
+        reply(id, .error(error(code, message)), to: client)
+    }
+
+    func error(_ code: ErrorCode, _ message: String) -> Anira_V1_Error {
+        .with {
+            $0.code = code.rawValue
+            $0.message = message
+            if code == .overloaded { $0.retryAfterMs = 100 }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+import Messaging
+import Proto
+
+/// Workers: registration, leases, loss. Status.
+extension RouterState {
+    mutating func withWorker(_ address: WorkerAddress, _ body: (inout Worker) -> Void) {
+        guard let name = nameOf[address], workers[name]?.address == address else { return }
+        body(&workers[name]!)
+    }
+
+    mutating func register(_ ready: Anira_Worker_V1_Ready, _ address: WorkerAddress) {
+        guard let stage = StageKind(rawValue: ready.stage), !ready.name.isEmpty else {
+            return refuse(address, "stage '\(ready.stage)' is not one of decider, core, coda, or the name is empty")
+        }
+        guard ready.protocolVersion == workerProtocolVersion else {
+            return refuse(
+                address,
+                "the worker speaks protocol \(ready.protocolVersion), this Router \(workerProtocolVersion); "
+                    + "run the same release of both")
+        }
+        guard ready.fingerprint == configuration.fingerprint else {
+            return refuse(
+                address,
+                "the worker serves model \(ready.fingerprint), this Router \(configuration.fingerprint); "
+                    + "start both with the same --model")
+        }
+        if let known = workers[ready.name] {
+            guard ready.incarnation >= known.incarnation || known.state == .lost else {
+                return refuse(address, "a newer worker named '\(ready.name)' is registered; choose another --name")
+            }
+            if known.address != address { lose(ready.name, "was replaced by a new process") }
+        }
+        let returning = workers[ready.name]?.address == address && workers[ready.name]?.state == .ready
+        if !returning {
+            workers[ready.name] = Worker(
+                name: ready.name, stage: stage, address: address, incarnation: ready.incarnation, pid: ready.pid,
+                creditBytes: Int(ready.creditBytes), durability: ready.durability, lastHeard: now, lastProgress: now)
+            nameOf[address] = ready.name
+            actions.append(.log("\(ready.name) is ready, process \(ready.pid)"))
+        }
+        actions.append(
+            .readyAck(
+                .with {
+                    $0.protocolVersion = workerProtocolVersion
+                    $0.heartbeatMs = UInt32(configuration.heartbeatMS)
+                }, to: address))
+        retryOrphans()
+    }
+
+    private mutating func refuse(_ address: WorkerAddress, _ reason: String) {
+        counters.workersRefused += 1
+        actions.append(.log("refused a worker: \(reason)"))
+        actions.append(
+            .refuse(
+                .with {
+                    $0.reason = reason
+                    $0.protocolVersion = workerProtocolVersion
+                    $0.fingerprint = configuration.fingerprint
+                }, to: address))
+    }
+
+    /// A worker that finishes what it holds and takes no more.
+    mutating func drain(_ address: WorkerAddress) {
+        guard let name = nameOf[address], workers[name]?.address == address else { return }
+        workers[name]!.state = .draining
+        let queued = Array(workers[name]!.queue)
+        workers[name]!.queue.removeAll()
+        for item in queued { enqueue(item) }
+    }
+
+    mutating func hear(_ figures: Anira_Worker_V1_Heartbeat, _ address: WorkerAddress) {
+        let now = now
+        withWorker(address) { worker in
+            worker.lastHeard = now
+            if figures.progress != worker.progress || !figures.computing { worker.lastProgress = now }
+            worker.progress = figures.progress
+            worker.figures = figures
+        }
+    }
+
+    /// A worker is gone: what it owed is handed out again, to its successor if that comes within the grace time.
+    mutating func lose(_ name: String, _ reason: String) {
+        guard let worker = workers[name], worker.state != .lost else { return }
+        counters.workersLost += 1
+        actions.append(.log("lost \(name): it \(reason); \(worker.leases.count) items will be handed out again"))
+        nameOf[worker.address] = nil
+        let items = workers[name]!.takeAll()
+        workers[name]!.state = .lost
+        workers[name]!.lastHeard = now
+        for var item in items {
+            item.enqueued = now
+            counters.redeliveries += 1
+            if item.deliveries >= configuration.maxDeliveries {
+                fail(item.request, .internal, "it was lost with its worker \(item.deliveries) times and is not tried again")
+            } else {
+                enqueue(item)
+            }
+        }
+    }
+
+    /// To the worker that holds the session, or a new choice: the least loaded of the stage.
+    mutating func enqueue(_ item: Item) {
+        guard let request = requests[item.request], request.attempt == item.attempt else { return }
+        let pin = request.pins[item.stage.index]
+        switch workers[pin]?.state {
+        case .ready:
+            workers[pin]!.queue.append(item)
+            return
+        case .lost where now - workers[pin]!.lastHeard < UInt64(configuration.graceMS) * 1_000_000:
+            orphans.append(item)
+            return
+        case .lost, .draining, nil: break
+        }
+        let candidates = workers.values.filter { $0.stage == item.stage && $0.state == .ready }
+        guard let chosen = candidates.min(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else {
+            orphans.append(item)
+            return
+        }
+        requests[item.request]!.pins[item.stage.index] = chosen.name
+        workers[chosen.name]!.queue.append(item)
+    }
+
+    /// Takes a request's items back from every queue and lease.
+    mutating func forgetItems(_ id: UInt64, tellWorkers: Bool) {
+        orphans.removeAll { $0.request == id }
+        for name in workers.keys {
+            if workers[name]!.forget(request: id), tellWorkers, workers[name]!.state != .lost {
+                actions.append(.cancel(request: id, to: workers[name]!.address))
+            }
+        }
+    }
+
+    /// A client that has gone keeps its requests running: it may come back for the `result`. One that does not
+    /// read its replies loses them.
+    mutating func cutOff(_ client: ClientAddress, slow: Bool) {
+        for (id, request) in requests where request.clients.contains(client) {
+            requests[id]!.clients.removeAll { $0 == client }
+            guard slow else { continue }
+            counters.slowClients += 1
+            if requests[id]!.clients.isEmpty, requests[id]!.watchers.isEmpty {
+                fail(id, .cancelled, "its client does not take its replies")
+            }
+        }
+    }
+
+    mutating func tick() {
+        for (id, request) in requests {
+            if let deadline = request.deadline, now >= deadline {
+                fail(id, .deadlineExceeded, "not finished within deadline_ms")
+            }
+        }
+        for worker in workers.values where worker.state != .lost {
+            if now - worker.lastHeard > UInt64(configuration.silenceMS) * 1_000_000 {
+                lose(worker.name, "was silent for \(configuration.silenceMS) ms")
+            } else if worker.figures.computing,
+                now - worker.lastProgress > UInt64(configuration.stallMS) * 1_000_000
+            {
+                lose(worker.name, "made no progress for \(configuration.stallMS) ms")
+            } else {
+                actions.append(.heartbeat(to: worker.address))
+            }
+        }
+        retryOrphans()
+    }
+
+    /// Items whose stage had no worker: to one now, or to an end when none came for too long.
+    private mutating func retryOrphans() {
+        let waiting = orphans
+        orphans.removeAll()
+        for item in waiting {
+            if now - item.enqueued > UInt64(configuration.patienceMS) * 1_000_000 {
+                fail(item.request, .unavailable, "no \(item.stage.rawValue) worker came for \(configuration.patienceMS) ms")
+            } else {
+                enqueue(item)
+            }
+        }
+    }
+}
+
+// MARK: - Status
+
+extension RouterState {
+    func model() -> Anira_V1_Model {
+        let c = configuration.model
+        return .with {
+            $0.name = configuration.modelName
+            $0.fingerprint = configuration.fingerprint
+            $0.decider = c.decider.rawValue
+            $0.maxDepth = Int32(c.maxDepth)
+            $0.vocabSize = Int32(c.vocabSize)
+            $0.hiddenSize = Int32(c.hiddenSize)
+            $0.maxPositionEmbeddings = Int32(c.maxPositionEmbeddings)
+            $0.policies = c.policies
+            $0.exitKv = c.exitKV.rawValue
+        }
+    }
+
+    func status() -> Anira_V1_SuiteStatus {
+        .with {
+            $0.version = suiteVersion
+            $0.model = model()
+            $0.running = Int32(requests.count)
+            $0.waiting = Int32(requests.values.filter(\.waiting).count + Set(orphans.map(\.request)).count)
+            $0.sessions = Int32(sessions.count)
+            $0.counters = counters
+            $0.stages = StageKind.allCases.map { stage in
+                .with {
+                    let members = workers.values.filter { $0.stage == stage }.sorted { $0.name < $1.name }
+                    $0.name = stage.rawValue
+                    $0.queued = Int32(members.reduce(0) { $0 + $1.queue.count } + orphans.count { $0.stage == stage })
+                    $0.workers = members.map(status)
+                }
+            }
+        }
+    }
+
+    private func status(_ worker: Worker) -> Anira_V1_Worker {
+        let figures = worker.figures
+        return .with {
+            $0.name = worker.name
+            $0.state = worker.state.rawValue
+            $0.pid = worker.pid
+            $0.inFlight = Int32(worker.leases.count)
+            $0.busy = figures.busy
+            $0.rowsPerStep = figures.steps > 0 ? figures.rows / figures.steps : 0
+            $0.depthHistogram = figures.depthHistogram.map { Int32(clamping: $0) }
+            $0.steps = figures.steps
+            $0.tokens = figures.tokens
+            $0.kv.residentMib = figures.residentMib
+            $0.kv.budgetMib = figures.budgetMib
+            $0.kv.residentSessions = Int32(clamping: figures.residentSessions)
+            $0.kv.mapUsed = figures.mapUsed
+            $0.kv.commits = figures.commits
+            $0.kv.evictions = figures.evictions
+            $0.kv.reloads = figures.reloads
+        }
+    }
+}

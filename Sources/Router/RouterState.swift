@@ -1,0 +1,202 @@
+import DequeModule
+import Foundation
+import Messaging
+import Model
+import Proto
+import SwiftProtobuf
+
+/// Everything the Router decides, as a value: an event goes in, actions come out. It computes nothing, owns no
+/// socket and reads no clock, so its tests need neither processes nor time (docs/architecture.md, "Router").
+///
+/// A request moves in chunks of positions: decider → core → coda, each chunk leased to one worker at a time.
+/// Because recomputation is exact (docs/model.md, "Determinism"), every failure has one answer: hand the lease to
+/// a worker again, and where that worker misses context, replay the request from there.
+public struct RouterState: Sendable {
+    /// What the machine is built for.
+    public struct Configuration: Sendable {
+        public var model: ModelConfiguration
+        public var vocabulary: Vocabulary?
+        public var modelName: String
+        public var fingerprint: String
+        public var limits = RequestLimits()
+        /// Most positions of one chunk.
+        public var chunk = 64
+        /// Chunks of one request between decider and coda.
+        public var window = 4
+        public var heartbeatMS = 250
+        /// A worker silent for so long is lost.
+        public var silenceMS = 3000
+        /// A worker that computes without progress for so long is lost.
+        public var stallMS = 60_000
+        /// How long work waits for its lost worker to come back before another one takes it.
+        public var graceMS = 3000
+        /// How long work waits for any worker of its stage before its request fails.
+        public var patienceMS = 30_000
+        /// Deliveries of one chunk before the request fails.
+        public var maxDeliveries = 3
+
+        public init(checkpoint: Checkpoint) {
+            model = checkpoint.configuration
+            vocabulary = checkpoint.vocabulary
+            modelName = checkpoint.name
+            fingerprint = checkpoint.fingerprint
+        }
+    }
+
+    let configuration: Configuration
+    let validator: Validator
+    var requests: [UInt64: Request] = [:]
+    /// Client id → running request.
+    var running: [String: UInt64] = [:]
+    /// Finished answers, oldest first.
+    var results: [String: ResultRecord] = [:]
+    var resultOrder: Deque<String> = []
+    var sessions: [String: SessionRecord] = [:]
+    /// Requests of a named session, the first one active.
+    var sessionQueues: [String: Deque<UInt64>] = [:]
+    var workers: [String: Worker] = [:]
+    var nameOf: [WorkerAddress: String] = [:]
+    /// Items whose stage has no worker now.
+    var orphans: [Item] = []
+    var nextRequest: UInt64 = 1
+    var nextSession: UInt64
+    var counters = Anira_V1_Counters()
+    var now: UInt64 = 0
+    var isShuttingDown = false
+    var actions: [RouterAction] = []
+
+    public init(_ configuration: Configuration, ledger: LedgerContents = LedgerContents()) {
+        self.configuration = configuration
+        validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
+        nextSession = ledger.nextSession
+        sessions = ledger.sessions
+        for record in ledger.results { remember(record) }
+    }
+
+    /// Takes one event and returns what it makes the Router do at once. Work is handed out by `flush`.
+    public mutating func handle(_ event: RouterEvent, now: UInt64) -> [RouterAction] {
+        self.now = now
+        switch event {
+        case .request(let request, let digest, let client): take(request, digest, client)
+        case .unreadable(let refusal, let id, let client):
+            counters.rejected += 1
+            replyError(id, refusal.code, refusal.message, to: client)
+        case .ready(let ready, let address): register(ready, address)
+        case .results(let outcomes, let address): take(outcomes, address)
+        case .heartbeat(let figures, let address): hear(figures, address)
+        case .drain(let address): drain(address)
+        case .bye(let address): if let name = nameOf[address] { lose(name, "said goodbye") }
+        case .unroutable(let address):
+            counters.unroutable += 1
+            if let name = nameOf[address] { lose(name, "is unreachable") }
+        case .clientLost(let client, let slow): cutOff(client, slow: slow)
+        case .shutDown: isShuttingDown = true
+        case .abandon: for id in requests.keys { fail(id, .unavailable, "the suite was shut down") }
+        case .tick: tick()
+        }
+        defer { actions.removeAll(keepingCapacity: true) }
+        return actions
+    }
+
+    /// Counts a frame nobody could read.
+    public mutating func countMalformed() { counters.malformed += 1 }
+
+    /// Hands queued items to workers, as much as their credit allows, many sessions in one message.
+    public mutating func flush(now: UInt64) -> [RouterAction] {
+        self.now = now
+        for name in workers.keys where workers[name]!.state != .lost && !workers[name]!.queue.isEmpty {
+            var batch: [Work] = []
+            while let item = workers[name]!.queue.first,
+                workers[name]!.leasedBytes == 0 || workers[name]!.leasedBytes + item.bytes <= workers[name]!.creditBytes
+            {
+                workers[name]!.queue.removeFirst()
+                guard let request = requests[item.request], request.attempt == item.attempt else { continue }
+                var delivered = item
+                delivered.deliveries += 1
+                batch.append(Work(wireItem(delivered, request), tensor: item.tensor))
+                workers[name]!.lease(delivered)
+            }
+            if !batch.isEmpty { actions.append(.work(batch, to: workers[name]!.address)) }
+        }
+        defer { actions.removeAll(keepingCapacity: true) }
+        return actions
+    }
+
+    /// Whether each stage has a worker.
+    public var isReady: Bool {
+        StageKind.allCases.allSatisfy { stage in workers.values.contains { $0.stage == stage && $0.state == .ready } }
+    }
+
+    /// Requests admitted and not ended.
+    public var activeRequests: Int { requests.count }
+
+    private func wireItem(_ item: Item, _ request: Request) -> Anira_Worker_V1_WorkItem {
+        var wire = Anira_Worker_V1_WorkItem()
+        wire.request = item.request
+        wire.attempt = item.attempt
+        wire.session = request.session
+        wire.position = UInt32(item.position)
+        wire.count = UInt32(item.count)
+        wire.persist = request.job.kind == .generate
+        wire.sessionName = request.job.session
+        wire.requestID = request.clientID
+        wire.enqueuedNs = item.enqueued
+        let range = item.position..<(item.position + item.count)
+        switch item.stage {
+        case .decider: wire.decider = deciderWork(range, request)
+        case .core: wire.core = coreWork(item, range, request)
+        case .coda: wire.coda = codaWork(range, request)
+        }
+        return wire
+    }
+
+    private func deciderWork(_ range: Range<Int>, _ request: Request) -> Anira_Worker_V1_DeciderWork {
+        var work = Anira_Worker_V1_DeciderWork()
+        work.tokens = Array(request.tokens[range])
+        let known = request.knownDepths(range)
+        work.depth = wireRule(request.rule(configuration.model), request, known: known != nil)
+        work.depths = Data(known ?? [])
+        return work
+    }
+
+    private func coreWork(_ item: Item, _ range: Range<Int>, _ request: Request) -> Anira_Worker_V1_CoreWork {
+        var work = Anira_Worker_V1_CoreWork()
+        let known = item.depths ?? request.knownDepths(range)
+        work.depths = Data(known ?? [])
+        work.depth = wireRule(request.rule(configuration.model), request, known: known != nil)
+        return work
+    }
+
+    private func codaWork(_ range: Range<Int>, _ request: Request) -> Anira_Worker_V1_CodaWork {
+        var work = Anira_Worker_V1_CodaWork()
+        if request.job.kind == .score {
+            work.targets = Array(request.tokens[(range.lowerBound + 1)..<min(range.upperBound + 1, request.tokens.count)])
+            work.logits = request.job.wantsLogits
+        } else if range.upperBound == request.tokens.count, request.newTokens.count < request.job.maxNewTokens {
+            work.sample = true
+            work.sampling.temperature = request.job.sampling.temperature
+            work.sampling.topK = UInt32(request.job.sampling.topK)
+            work.sampling.topP = request.job.sampling.topP
+            work.sampling.seed = request.job.sampling.seed
+        }
+        return work
+    }
+
+    private func wireRule(_ rule: DepthRule, _ request: Request, known: Bool) -> Anira_Worker_V1_DepthRule {
+        var wire = Anira_Worker_V1_DepthRule()
+        wire.rule =
+            switch known ? .perToken : rule.policy {
+            case .fixed: .fixed
+            case .perToken: .perToken
+            case .argmax: .argmax
+            case .cdf: .cdf
+            case .mean: .mean
+            }
+        wire.value = UInt32(rule.value)
+        wire.threshold = rule.threshold
+        wire.minimum = UInt32(rule.minimum)
+        wire.maximum = UInt32(rule.maximum)
+        wire.distributions = request.job.wantsDistributions && !known
+        return wire
+    }
+}

@@ -1,0 +1,101 @@
+import KVStore
+import Messaging
+import Model
+import Proto
+
+/// An item whose session is resident and whose rows have room.
+public struct AdmittedItem {
+    public var work: Work
+    public let admitted: UInt64
+    public var session: UInt64 { work.item.session }
+    public var first: Int { Int(work.item.position) }
+    public var count: Int { Int(work.item.count) }
+    public var range: Range<Int> { first..<(first + count) }
+}
+
+/// The door that every stage shares: checks an item, makes its session resident, reserves its rows.
+public struct Admission {
+    public enum Answer {
+        case admitted(AdmittedItem)
+        /// No room until something running ends.
+        case wait
+        /// Answered with an outcome already.
+        case answered
+    }
+
+    private let store: KVStore
+    private let post: OutcomeSink
+    private let limits: (positions: Int, width: Int)
+
+    /// width: floats of a row's tensor, 0 when the stage takes none.
+    public init(store: KVStore, positions: Int, width: Int, post: @escaping OutcomeSink) {
+        self.store = store
+        self.post = post
+        limits = (positions, width)
+    }
+
+    /// busy: whether other items hold room that they will give back.
+    public func answer(_ work: Work, busy: Bool) -> Answer {
+        let item = work.item
+        let (first, count) = (Int(item.position), Int(item.count))
+        guard count > 0, first + count <= limits.positions, work.tensor?.count ?? 0 == count * limits.width * 4 else {
+            return refuse(work, .internal, "malformed work: \(count) rows at \(first), \(work.tensor?.count ?? 0) bytes")
+        }
+        do {
+            let info = SessionInfo(name: item.sessionName, request: item.requestID)
+            switch try store.prepare(session: item.session, position: first, persist: item.persist, info: info) {
+            case .needContext(let from):
+                var outcome = Self.reply(to: work)
+                outcome.needContext.from = UInt32(from)
+                post(Outcome(outcome))
+                return .answered
+            case .ready: break
+            }
+        } catch {
+            return refuse(work, .storeFull, "\(error)")
+        }
+        if store.reserve(session: item.session, positions: count) {
+            return .admitted(AdmittedItem(work: work, admitted: monotonicNanoseconds()))
+        }
+        if busy { return .wait }
+        return refuse(
+            work, .storeFull, "a session of \(first + count) positions does not fit the resident budget; raise --resident-mib")
+    }
+
+    public func refuse(_ work: Work, _ code: ErrorCode, _ message: String) -> Answer {
+        var outcome = Self.reply(to: work)
+        outcome.failure.code = code.rawValue
+        outcome.failure.message = message
+        post(Outcome(outcome))
+        return .answered
+    }
+
+    /// An outcome addressed like the item.
+    public static func reply(to work: Work) -> Anira_Worker_V1_ResultItem {
+        .with {
+            $0.request = work.item.request
+            $0.attempt = work.item.attempt
+            $0.position = work.item.position
+            $0.count = work.item.count
+        }
+    }
+
+    /// Sends `outcome` after the commit of the item's positions; a failed commit becomes its failure.
+    public static func commit(_ item: AdmittedItem, _ outcome: Outcome, store: KVStore, post: @escaping OutcomeSink) {
+        var outcome = outcome
+        let done = monotonicNanoseconds()
+        let enqueued = item.work.item.enqueuedNs
+        outcome.item.queueUs = item.admitted > enqueued ? Float(item.admitted - enqueued) / 1000 : 0
+        outcome.item.computeUs = Float(done - item.admitted) / 1000
+        let ready = outcome
+        store.commit(session: item.session, positions: item.range) { error in
+            guard let error else { return post(ready) }
+            var failed = ready
+            failed.tensor = nil
+            failed.item.failure.code = ErrorCode.storeFull.rawValue
+            failed.item.failure.message = "\(error)"
+            post(failed)
+        }
+        store.endUse(session: item.session)
+    }
+}

@@ -1,0 +1,36 @@
+import KVStore
+import Messaging
+import Proto
+
+/// The computation of one service: admits items, advances in steps, posts outcomes. Confined to one thread.
+public protocol Stage: AnyObject {
+    /// Takes an item; it is answered later through the outcome sink, exactly once unless it is cancelled.
+    func admit(_ work: Work)
+    /// One round over everything admitted. False when there was nothing to do.
+    func step() -> Bool
+    /// Forgets what is held of a request; it gets no more outcomes.
+    func cancel(request: UInt64)
+    /// The session is no longer needed in memory, or (drop) at all.
+    func release(session: UInt64, drop: Bool)
+    /// Counts since start.
+    var figures: StageFigures { get }
+    /// Items admitted and not answered.
+    var pending: Int { get }
+    var store: KVStore { get }
+}
+
+/// Counts of a stage since its start.
+public struct StageFigures: Sendable {
+    public var steps = 0
+    /// Rows over all steps.
+    public var rows = 0
+    /// Positions finished.
+    public var tokens = 0
+    /// Cores: positions that left at depth 1…K.
+    public var depthHistogram: [UInt32] = []
+
+    public init() {}
+}
+
+/// Where outcomes go: called from the compute thread or the store's writer thread, once the rows are committed.
+public typealias OutcomeSink = @Sendable (Outcome) -> Void

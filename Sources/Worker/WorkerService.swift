@@ -1,0 +1,115 @@
+import Foundation
+import KVStore
+import Logging
+import Messaging
+import Model
+import Proto
+import Synchronization
+
+/// Configuration of one worker process, checked where it is made.
+public struct WorkerConfiguration: Sendable {
+    public var stage: StageKind
+    public var name: String
+    /// The Router's worker endpoint.
+    public var router: String
+    /// Data folder; nil: memory only.
+    public var data: String?
+    public var durability = Durability.process
+    public var residentMiB = 1024
+    /// Most rows of one matrix.
+    public var maxRows = 256
+    /// Bytes of work the Router may have handed over and not got back.
+    public var creditMiB = 64
+    /// Size limits of the unnamed, finished sessions kept for inspection.
+    public var keepMiB = 1024
+    public var keepHours = 24.0
+
+    public init(stage: StageKind, name: String, router: String, data: String?) {
+        self.stage = stage
+        self.name = name
+        self.router = router
+        self.data = data
+    }
+
+    /// The store of this worker for a checkpoint.
+    public func store(_ checkpoint: Checkpoint) -> KVStoreConfiguration {
+        let c = checkpoint.configuration
+        let shape =
+            switch stage {
+            case .decider: CacheShape(layers: c.numPreludeLayers, width: c.keyValueSize, maxEntries: 1)
+            case .core: CacheShape(layers: c.numCoreLayers, width: c.keyValueSize, maxEntries: c.maxEntries)
+            case .coda: CacheShape(layers: c.numCodaLayers, width: c.keyValueSize, maxEntries: 1)
+            }
+        return KVStoreConfiguration(
+            directory: data.map { "\($0)/kv/\(stage.cacheName)/\(name)" }, stage: stage.cacheName, shape: shape,
+            fingerprint: checkpoint.fingerprint, residentBytes: residentMiB << 20, durability: durability)
+    }
+}
+
+/// One stage worker: a link thread and a compute thread over a mailbox. Each service's `build` makes its stage.
+public final class WorkerService: Sendable {
+    private let configuration: WorkerConfiguration
+    private let mailbox: WorkerMailbox
+    private let stage: StageBox
+    private let ready: Anira_Worker_V1_Ready
+    private let context: Context
+    private let log: Logger
+    private let stopping = Atomic(false)
+    private let computeEnded = Atomic(false)
+
+    /// Hands the stage over to the compute thread, which alone uses it afterwards.
+    private struct StageBox: @unchecked Sendable { let stage: any Stage }
+
+    /// makeStage: builds the stage over its store and outcome sink.
+    public init(
+        _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger,
+        makeStage: (KVStore, @escaping OutcomeSink) throws -> any Stage
+    ) throws {
+        self.configuration = configuration
+        self.context = context
+        self.log = log
+        let mailbox = WorkerMailbox()
+        self.mailbox = mailbox
+        let store = try KVStore(configuration.store(checkpoint))
+        stage = StageBox(stage: try makeStage(store) { mailbox.post($0) })
+        ready = .with {
+            $0.stage = configuration.stage.rawValue
+            $0.name = configuration.name
+            $0.incarnation = monotonicNanoseconds()
+            $0.protocolVersion = workerProtocolVersion
+            $0.fingerprint = checkpoint.fingerprint
+            $0.creditBytes = UInt32(configuration.creditMiB << 20)
+            $0.durability = configuration.data == nil ? "memory" : configuration.durability.rawValue
+            $0.pid = getpid()
+        }
+    }
+
+    /// Ends `run` after what was accepted is answered. Callable from any thread.
+    public func stop() {
+        stopping.store(true, ordering: .releasing)
+        mailbox.wakeup.signal()
+    }
+
+    /// Serves until `stop`, on this thread (link) and one more (compute).
+    public func run() throws {
+        let (stage, mailbox) = (stage, mailbox)
+        let compute = Thread { [self] in
+            var loop = ComputeLoop(stage: stage.stage, mailbox: mailbox)
+            loop.run()
+            computeEnded.store(true, ordering: .releasing)
+            mailbox.wakeup.signal()
+        }
+        compute.stackSize = 8 << 20
+        compute.name = "compute"
+        compute.start()
+        defer {
+            mailbox.stop()
+            while !computeEnded.load(ordering: .acquiring) { usleep(1000) }
+        }
+        var link = try WorkerLink(
+            context: context, endpoint: configuration.router, ready: ready, mailbox: mailbox, log: log)
+        try link.run(
+            shouldStop: { stopping.load(ordering: .acquiring) },
+            computeEnded: { computeEnded.load(ordering: .acquiring) })
+    }
+}

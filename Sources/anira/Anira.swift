@@ -1,0 +1,23 @@
+import ArgumentParser
+import Foundation
+
+/// The command line: services, client tools, the store's tools, measurements (docs/architecture.md).
+@main
+struct Anira: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "anira",
+        abstract: "Serve and measure transformers that decide, token by token, how deep to think.",
+        discussion: """
+            Start everything on a shipped model:
+              anira up --model checkpoints/mano-online
+            Ask it something, each token coloured by its depth:
+              anira generate --depths '<bos> <len_2> + 3 * 2 4 <ans>'
+            """,
+        version: "anira \(suiteVersion), worker protocol \(workerProtocolVersion)",
+        groupedSubcommands: [
+            CommandGroup(
+                name: "Services", subcommands: [Up.self, RouterCommand.self, DeciderCommand.self, CoreCommand.self, CodaCommand.self]),
+            CommandGroup(name: "Clients", subcommands: [Generate.self, ScoreCommand.self, StatusCommand.self]),
+            CommandGroup(name: "Tools", subcommands: [KV.self, Bench.self]),
+        ])
+}

@@ -1,0 +1,88 @@
+import ArgumentParser
+import Foundation
+import Proto
+import Router
+
+struct Generate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Continue a prompt, streaming each token with its depth.",
+        discussion: "On a terminal --depths colours each token from blue (left early) to red (thought long).")
+    @OptionGroup var prompt: PromptOptions
+    @OptionGroup var target: TargetOptions
+    @OptionGroup var depth: DepthOptions
+    @Option(help: "Most new tokens.") var maxNewTokens: Int32 = 16
+    @Option(help: "Stop after one of these comma-separated token ids.") var stopTokens: String?
+    @Option(help: "Continue the conversation of this name.") var session: String?
+    @Option(help: "0 is greedy.") var temperature: Float = 0
+    @Option(help: "Draw from the k most probable tokens; 0 is all.") var topK: Int32 = 0
+    @Option(help: "Draw from the smallest set of this probability.") var topP: Float = 1
+    @Option(help: "Seed of the draws.") var seed: Int32?
+    @Flag(help: "Show the depth of every token, the prompt's too.") var depths = false
+    @Flag(help: "Print each reply as a line of JSON.") var json = false
+
+    func run() throws {
+        let painter = DepthPainter(enabled: isatty(STDOUT_FILENO) != 0)
+        let words = try prompt.prompt()
+        var streamed = 0
+        let last = try target.run(try request()) { reply in
+            if json { return printJSON(reply) }
+            guard case .token(let token) = reply.reply, !depths else { return }
+            let word = token.text.isEmpty ? "\(token.token)" : token.text
+            FileHandle.standardOutput.write(Data((streamed == 0 ? word : " \(word)").utf8))
+            streamed += 1
+        }
+        if json { return printJSON(last.reply) }
+        guard case .completed(let result) = last.reply.reply else { return }
+        if depths { return show(result, words, painter) }
+        print()
+    }
+
+    private func request() throws -> ClientRequest {
+        let (text, tokens) = try prompt.prompt()
+        var request = ClientRequest()
+        request.id = newRequestID("generate")
+        request.generate.text = text
+        request.generate.tokens = tokens
+        request.generate.maxNewTokens = maxNewTokens
+        request.generate.stopTokens = try stopTokens.map { try integers($0, "--stop-tokens") } ?? []
+        request.generate.session = session ?? ""
+        request.generate.depth = try depth.message()
+        request.generate.sampling.temperature = temperature
+        request.generate.sampling.topK = topK
+        request.generate.sampling.topP = topP
+        if let seed { request.generate.sampling.seed = seed }
+        return request
+    }
+
+    /// Two lines: words over the depth each position spent. The depth under a word is what was spent at its
+    /// position, that is, on predicting the next word.
+    private func show(_ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter) {
+        let prompt = words.tokens.isEmpty ? words.text.split(whereSeparator: \.isWhitespace).map(String.init) : words.tokens.map(String.init)
+        let new = result.text.isEmpty ? result.tokens.map(String.init) : result.text.split(separator: " ").map(String.init)
+        let spent = result.promptDepths + result.depths.dropFirst()
+        let columns = zip(prompt + new, spent.map { Optional($0) } + [nil])
+        var top = ""
+        var bottom = ""
+        for (word, depth) in columns {
+            let label = depth.map(String.init) ?? "·"
+            let width = max(word.count, label.count)
+            top += painter.paint(word, depth) + String(repeating: " ", count: width - word.count + 1)
+            bottom += painter.paint(label, depth) + String(repeating: " ", count: width - label.count + 1)
+        }
+        print(top)
+        print(bottom)
+        print("answer: \(new.joined(separator: " "))   mean depth \(String(format: "%.2f", result.usage.meanDepth))")
+    }
+}
+
+/// Colours from blue (depth 1) over green to red (depth 6 and more).
+struct DepthPainter {
+    let enabled: Bool
+    private static let colours = [33, 37, 35, 178, 208, 196]
+
+    func paint(_ text: String, _ depth: Int32?) -> String {
+        guard enabled, let depth else { return text }
+        let colour = Self.colours[min(max(Int(depth), 1), Self.colours.count) - 1]
+        return "\u{1B}[38;5;\(colour)m\(text)\u{1B}[0m"
+    }
+}

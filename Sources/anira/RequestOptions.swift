@@ -1,0 +1,121 @@
+import ArgumentParser
+import Client
+import Engine
+import Foundation
+import Messaging
+import Model
+import Proto
+
+/// Where a request runs: the live suite, or the same engine in this process.
+struct TargetOptions: ParsableArguments {
+    @Option(help: "The suite's client endpoint.") var endpoint = "tcp://127.0.0.1:5555"
+    @Flag(help: "Run in this process instead, without services; needs --model.") var local = false
+    @Option(help: "Checkpoint folder, with --local.") var model: String?
+    @Option(help: "Give up after so many seconds without a reply.") var timeout = 60.0
+
+    func validate() throws {
+        guard !local || model != nil else { throw ValidationError("--local needs --model DIR") }
+        guard timeout > 0 else { throw ValidationError("--timeout must be above 0") }
+    }
+
+    /// Runs one request; `onReply` sees what comes before the last reply, which is returned. An error reply throws.
+    func run(
+        _ request: ClientRequest, onReply: (ClientReply) -> Void = { _ in }
+    ) throws -> (reply: ClientReply, tensors: [Frame]) {
+        let last: (reply: ClientReply, tensors: [Frame])
+        if local {
+            let engine = try LocalEngine(try Checkpoint(directory: model ?? ""), residentMiB: 256)
+            let all = engine.replies(to: request)
+            all.dropLast().forEach { onReply($0.reply) }
+            last = all.last ?? (ClientReply(), [])
+        } else {
+            let client = try Client(endpoint: endpoint, context: Context())
+            last = try client.run(request, seconds: timeout, onReply: onReply)
+        }
+        if case .error(let error) = last.reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+        return last
+    }
+}
+
+/// An error reply of the suite.
+struct RequestFailure: Error, CustomStringConvertible {
+    let code: String
+    let message: String
+    var description: String { "\(code): \(message)" }
+}
+
+extension LocalEngine {
+    /// All replies to one request, the last one last.
+    func replies(to request: ClientRequest) -> [(reply: ClientReply, tensors: [Frame])] {
+        submit(request)
+        var replies = take(request.id)
+        while !(replies.last?.reply.isLast ?? false), step() { replies += take(request.id) }
+        return replies + take(request.id)
+    }
+}
+
+/// The depth dial.
+struct DepthOptions: ParsableArguments {
+    @Option(help: "Depth policy: model, fixed, per_token, argmax, cdf, mean.") var policy = "model"
+    @Option(help: "fixed: the depth of every token.") var depth: Int32?
+    @Option(name: .customLong("token-depths"), help: "per_token: comma-separated depths, one a token.")
+    var tokenDepths: String?
+    @Option(help: "cdf: leave once the cumulative exit probability reaches this, 0…1.") var threshold: Float?
+    @Option(help: "Least depth.") var minDepth: Int32?
+    @Option(help: "Greatest depth.") var maxDepth: Int32?
+
+    func message() throws -> Anira_V1_Depth {
+        var message = Anira_V1_Depth()
+        message.policy = depth != nil && policy == "model" ? "fixed" : policy
+        if let depth { message.value = depth }
+        if let tokenDepths { message.values = try integers(tokenDepths, "--token-depths") }
+        if let threshold { message.threshold = threshold }
+        if let minDepth { message.min = minDepth }
+        if let maxDepth { message.max = maxDepth }
+        return message
+    }
+}
+
+/// The prompt: text, or token ids.
+struct PromptOptions: ParsableArguments {
+    @Argument(help: "The prompt, words separated by spaces; - reads standard input.") var text: String?
+    @Option(help: "The prompt as comma-separated token ids instead.") var tokens: String?
+
+    func prompt() throws -> (text: String, tokens: [Int32]) {
+        switch (text, tokens) {
+        case ("-"?, nil):
+            return (String(decoding: FileHandle.standardInput.readDataToEndOfFile(), as: UTF8.self), [])
+        case (let text?, nil): return (text, [])
+        case (nil, let tokens?): return ("", try integers(tokens, "--tokens"))
+        case (nil, nil): return ("", [])
+        case (_?, _?): throw ValidationError("give a text or --tokens, not both")
+        }
+    }
+}
+
+func integers(_ list: String, _ option: String) throws -> [Int32] {
+    try list.split(separator: ",").map {
+        guard let value = Int32($0.trimmingCharacters(in: .whitespaces)) else {
+            throw ValidationError("\(option): '\($0)' is not a number; give e.g. 1,2,3")
+        }
+        return value
+    }
+}
+
+func newRequestID(_ kind: String) -> String {
+    "\(kind)-\(getpid())-\(String(UInt64.random(in: 0 ... .max), radix: 36))"
+}
+
+/// The reply as one line of JSON, in the client API's form.
+func printJSON(_ reply: ClientReply) {
+    let address = ClientAddress(routingID: [], isREQ: false, isJSON: true)
+    print(String(decoding: ClientCodec.encode(reply, tensors: [], to: address)[0].bytes, as: UTF8.self))
+    fflush(stdout)
+}
+
+/// A value as JSON with sorted keys.
+func printJSON(_ value: some Encodable) throws {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+    print(String(decoding: try encoder.encode(value), as: UTF8.self))
+}

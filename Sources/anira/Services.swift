@@ -1,0 +1,162 @@
+import ArgumentParser
+import CodaService
+import DeciderService
+import Foundation
+import KVStore
+import Logging
+import Messaging
+import Model
+import Proto
+import RecurrentCoreService
+import Router
+import Worker
+
+extension Durability: ExpressibleByArgument {}
+extension Logger.Level: @retroactive ExpressibleByArgument {}
+
+/// Options every service takes.
+struct ServiceOptions: ParsableArguments {
+    @Option(help: "Checkpoint folder: config.json, model.safetensors, vocab.json.") var model: String
+    @Option(help: "Data folder: sessions, answers and the key-value store.") var data = "anira-data"
+    @Option(help: "Least severe log lines shown: trace, debug, info, notice, warning, error.")
+    var logLevel = Logger.Level.notice
+    @Flag(help: .hidden) var supervised = false
+
+    func log(_ label: String) -> Logger {
+        let level = logLevel
+        return Logger(label: label) { label in
+            var handler = StreamLogHandler.standardError(label: "\(label)[\(getpid())]")
+            handler.logLevel = level
+            return handler
+        }
+    }
+
+    func checkpoint() throws -> Checkpoint { try Checkpoint(directory: model) }
+}
+
+/// Options of the three workers.
+struct WorkerOptions: ParsableArguments {
+    @OptionGroup var service: ServiceOptions
+    @Option(help: "The Router's worker endpoint.") var connect = "tcp://127.0.0.1:5556"
+    @Option(help: "Name, stable across restarts: it owns a shard of the store. Default: the stage and 0.")
+    var name: String?
+    @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
+    @Option(help: "Memory for cached keys and values, in MiB.") var residentMiB = 1024
+    @Option(help: "Most rows of one matrix.") var maxRows = 256
+    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
+
+    func validate() throws {
+        guard residentMiB > 0, maxRows > 0 else { throw ValidationError("--resident-mib and --max-rows must be above 0") }
+    }
+
+    func run(
+        _ stage: StageKind,
+        _ build: (WorkerConfiguration, Checkpoint, Context, Logger) throws -> WorkerService
+    ) throws {
+        let name = name ?? "\(stage.rawValue)-0"
+        var configuration = WorkerConfiguration(
+            stage: stage, name: name, router: connect, data: memoryOnly ? nil : service.data)
+        configuration.durability = durability
+        configuration.residentMiB = residentMiB
+        configuration.maxRows = maxRows
+        let worker = try build(configuration, try service.checkpoint(), Context(), service.log(name))
+        let signals = StopSignals(supervised: service.supervised) { worker.stop() }
+        defer { signals.cancel() }
+        try worker.run()
+    }
+}
+
+struct DeciderCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "decider", abstract: "Run one decider worker: embedding, prelude, early decider.")
+    @OptionGroup var options: WorkerOptions
+
+    func run() throws {
+        try options.run(.decider) { try buildDecider($0, checkpoint: $1, context: $2, log: $3) }
+    }
+}
+
+struct CoreCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "core", abstract: "Run one recurrent core worker: shared block, online decider, iterations.")
+    @OptionGroup var options: WorkerOptions
+
+    func run() throws {
+        try options.run(.core) { try buildCore($0, checkpoint: $1, context: $2, log: $3) }
+    }
+}
+
+struct CodaCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "coda", abstract: "Run one coda worker: coda layers, head, sampling.")
+    @OptionGroup var options: WorkerOptions
+
+    func run() throws {
+        try options.run(.coda) { try buildCoda($0, checkpoint: $1, context: $2, log: $3) }
+    }
+}
+
+struct RouterCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "router", abstract: "Run the Router: clients on one endpoint, workers on another.")
+    @OptionGroup var service: ServiceOptions
+    @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"
+    @Option(help: "Where workers connect.") var workers = "tcp://127.0.0.1:5556"
+    @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
+    @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
+
+    func validate() throws {
+        guard maxRequests > 0, chunk > 0 else { throw ValidationError("--max-requests and --chunk must be above 0") }
+    }
+
+    func run() throws {
+        var configuration = RouterState.Configuration(checkpoint: try service.checkpoint())
+        configuration.limits.concurrentRequests = maxRequests
+        configuration.chunk = chunk
+        var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
+        options.endpoint = endpoint
+        let model = configuration.modelName
+        options.onReady = { endpoint in
+            print("anira is ready: \(model) on \(endpoint)")
+            fflush(stdout)
+        }
+        let router = try RouterService(
+            options, configuration: configuration, context: Context(), log: service.log("router"))
+        let signals = StopSignals(supervised: service.supervised) { router.stop() }
+        defer { signals.cancel() }
+        try router.run()
+    }
+}
+
+/// SIGTERM and SIGINT stop the service cleanly; a supervised one leaves SIGINT to its supervisor and also stops
+/// when that is gone.
+final class StopSignals {
+    private var sources: [any DispatchSourceProtocol] = []
+
+    init(supervised: Bool, stop: @escaping @Sendable () -> Void) {
+        signal(SIGPIPE, SIG_IGN)
+        for number in [SIGTERM, SIGINT] {
+            signal(number, SIG_IGN)
+            guard number == SIGTERM || !supervised else { continue }
+            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+            source.setEventHandler(handler: stop)
+            source.resume()
+            sources.append(source)
+        }
+        if supervised { watchParent(stop) }
+    }
+
+    private func watchParent(_ stop: @escaping @Sendable () -> Void) {
+        let parent = getppid()
+        let timer = DispatchSource.makeTimerSource(queue: .global())
+        timer.schedule(deadline: .now(), repeating: .milliseconds(500))
+        timer.setEventHandler { if getppid() != parent { stop() } }
+        timer.resume()
+        sources.append(timer)
+    }
+
+    func cancel() {
+        for source in sources { source.cancel() }
+    }
+}

@@ -1,0 +1,61 @@
+import ArgumentParser
+import Foundation
+import Proto
+import Router
+
+struct StatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status", abstract: "What the running suite is doing: workers, queues, depths, caches.")
+    @Option(help: "The suite's client endpoint.") var endpoint = "tcp://127.0.0.1:5555"
+    @Option(help: "Give up after so many seconds without a reply.") var timeout = 5.0
+    @Flag(help: "Print the reply as a line of JSON.") var json = false
+    @Flag(help: "Refresh every second until interrupted.") var watch = false
+
+    func run() throws {
+        var target = try TargetOptions.parse(["--endpoint", endpoint])
+        target.timeout = timeout
+        repeat {
+            var request = ClientRequest()
+            request.id = newRequestID("status")
+            request.status = .init()
+            let last = try target.run(request)
+            if watch, isatty(STDOUT_FILENO) != 0 { print("\u{1B}[2J\u{1B}[H", terminator: "") }
+            if json {
+                printJSON(last.reply)
+            } else if case .status(let status) = last.reply.reply {
+                show(status)
+            }
+            if watch { sleep(1) }
+        } while watch
+    }
+
+    private func show(_ s: Anira_V1_SuiteStatus) {
+        print("anira \(s.version), model \(s.model.name) (\(s.model.decider) decider, K = \(s.model.maxDepth), fingerprint \(s.model.fingerprint))")
+        print("requests: \(s.running) running, \(s.waiting) waiting, \(number(s.counters.completed)) completed, \(number(s.counters.failed)) failed; \(s.sessions) named sessions")
+        print("worker      state     pid     leased  busy  rows/step  cache MiB  sessions  depths 1…K")
+        for stage in s.stages {
+            if stage.workers.isEmpty { print("\(stage.name): no worker") }
+            for w in stage.workers {
+                let fields = [
+                    w.name.padding(toLength: 10, withPad: " ", startingAt: 0),
+                    w.state.padding(toLength: 8, withPad: " ", startingAt: 0),
+                    String(format: "%-6d", w.pid), String(format: "%6d", w.inFlight),
+                    String(format: "%3.0f%%", w.busy * 100), String(format: "%9.1f", w.rowsPerStep),
+                    String(format: "%9.1f", w.kv.residentMib), String(format: "%8d", w.kv.residentSessions),
+                    w.depthHistogram.map(String.init).joined(separator: " "),
+                ]
+                print(fields.joined(separator: "  "))
+            }
+        }
+        let c = s.counters
+        let events: [(String, Float)] = [
+            ("rejected", c.rejected), ("duplicates", c.duplicates), ("redeliveries", c.redeliveries),
+            ("replays", c.replays), ("late results", c.lateResults), ("workers lost", c.workersLost),
+            ("workers refused", c.workersRefused), ("unroutable", c.unroutable), ("malformed", c.malformed),
+            ("slow clients", c.slowClients),
+        ]
+        print("events: " + events.map { "\(number($0.1)) \($0.0)" }.joined(separator: ", "))
+    }
+
+    private func number(_ value: Float) -> String { String(Int(value)) }
+}

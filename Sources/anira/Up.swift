@@ -1,0 +1,79 @@
+import ArgumentParser
+import CodaService
+import Foundation
+import KVStore
+import Messaging
+import Model
+import Router
+
+struct Up: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Start all services as child processes and keep them running.",
+        discussion: """
+            Prints one line when every stage has a worker. A child that dies is started again, with back-off. SIGINT \
+            and SIGTERM let running requests finish, then stop everything and leave nothing behind but the data.
+            """)
+    @OptionGroup var service: ServiceOptions
+    @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"
+    @Option(help: "Number of decider workers.") var deciders = 1
+    @Option(help: "Number of recurrent core workers.") var cores = 1
+    @Option(help: "Number of coda workers.") var codas = 1
+    @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
+    @Option(help: "Memory for cached keys and values of each worker, in MiB.") var residentMiB = 1024
+    @Option(help: "Most rows of one matrix.") var maxRows = 256
+    @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
+    @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
+
+    func validate() throws {
+        guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
+        guard residentMiB > 0, maxRows > 0, maxRequests > 0, chunk > 0 else {
+            throw ValidationError("--resident-mib, --max-rows, --max-requests and --chunk must be above 0")
+        }
+    }
+
+    func run() throws {
+        let checkpoint = try service.checkpoint()
+        try checkpoint.validate()
+        let data = URL(fileURLWithPath: service.data).standardizedFileURL.path
+        try FileManager.default.createDirectory(
+            atPath: data, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        let lock = try OwnerLock(path: "\(data)/suite.lock", what: "the data folder \(data)")
+        if !memoryOnly { try Ledger.check(data: data, fingerprint: checkpoint.fingerprint) }
+        let supervisor = Supervisor(log: service.log("up"))
+        let signals = StopSignals(supervised: false) { supervisor.stop() }
+        defer { signals.cancel() }
+        let succeeded = supervisor.run(children(workers: Self.workerEndpoint(data)))
+        withExtendedLifetime(lock) {}
+        if !succeeded { throw ExitCode(1) }
+    }
+
+    /// A socket file in the data folder, which only its owner may enter; a short name where paths are too long.
+    private static func workerEndpoint(_ data: String) -> String {
+        let path = "\(data)/workers.ipc"
+        if path.utf8.count < 100 { return "ipc://\(path)" }
+        return "ipc://\(NSTemporaryDirectory())anira-\(getpid()).ipc"
+    }
+
+    /// Router first: it stops first too, once running requests have finished.
+    private func children(workers: String) -> [Supervisor.Child] {
+        let shared =
+            ["--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue, "--supervised"]
+            + (memoryOnly ? ["--memory-only"] : [])
+        let worker =
+            shared + [
+                "--connect", workers, "--durability", durability.rawValue, "--resident-mib", "\(residentMiB)",
+                "--max-rows", "\(maxRows)",
+            ]
+        let router =
+            shared + ["--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)"]
+        let stages = [("decider", deciders), ("core", cores), ("coda", codas)]
+        return [Supervisor.Child(name: "router", arguments: ["router"] + router)]
+            + stages.flatMap { stage, count in
+                (0..<count).map { index in
+                    Supervisor.Child(
+                        name: "\(stage)-\(index)", arguments: [stage] + worker + ["--name", "\(stage)-\(index)"])
+                }
+            }
+    }
+}

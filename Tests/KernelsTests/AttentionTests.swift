@@ -1,0 +1,68 @@
+import Kernels
+import Testing
+
+/// A cache of rows (keys of all KV heads, then their values, then a gap) and one query row.
+struct AttentionCase: Sendable {
+    var heads = 8
+    var kvHeads = 8
+    var d = 64
+    var count = 64
+    var seed: UInt64 = 1
+
+    var width: Int { kvHeads * d }
+    var stride: Int { 2 * width + 5 }
+    var query: [Float] { values(heads * d, in: -2...2, seed: seed) }
+    var cache: [Float] { values(stride * 2 * count, in: -2...2, seed: seed + 1) }
+    /// Every other row, last first, so that neither order nor neighbourhood is assumed.
+    var rows: [UInt32] { (0..<count).map { UInt32(2 * (count - 1 - $0)) } }
+
+    func fast(cache: [Float], offset: Int = 0) -> [Float] {
+        var scores = [Float](repeating: 0, count: heads * (count + 16))
+        var out = [Float](repeating: 0, count: heads * d)
+        anira_attention(
+            query, cache, stride, offset, offset + width, rows, Int32(count), Int32(heads), Int32(kvHeads), Int32(d),
+            0.2, &scores, &out)
+        return out
+    }
+
+    func naive() -> [Float] {
+        var out = [Float](repeating: 0, count: heads * d)
+        anira_reference_attention(
+            query, cache, stride, 0, width, rows, Int32(count), Int32(heads), Int32(kvHeads), Int32(d), 0.2, &out)
+        return out
+    }
+}
+
+@Suite struct AttentionTests {
+    @Test(arguments: [12, 16, 24, 32, 64, 80, 128], [1, 2, 3, 4, 5, 16, 33])
+    func `equals the naive attention`(d: Int, count: Int) {
+        let attention = AttentionCase(heads: 4, kvHeads: 4, d: d, count: count)
+        #expect(largestDifference(attention.fast(cache: attention.cache), attention.naive()) < 1e-5)
+    }
+
+    @Test(arguments: [1, 2, 4, 8])
+    func `query heads share KV heads`(kvHeads: Int) {
+        let attention = AttentionCase(kvHeads: kvHeads, count: 21)
+        #expect(largestDifference(attention.fast(cache: attention.cache), attention.naive()) < 1e-5)
+    }
+
+    @Test func `one position shows its value`() {
+        let attention = AttentionCase(heads: 2, kvHeads: 1, d: 12, count: 1)
+        let value = attention.cache[12..<24]
+        #expect(attention.fast(cache: attention.cache) == Array(value + value))
+    }
+
+    @Test(arguments: 1...4)
+    func `alignment changes no bit`(offset: Int) {
+        let attention = AttentionCase(count: 37)
+        let shifted = [Float](repeating: 0, count: offset) + attention.cache
+        #expect(bits(attention.fast(cache: shifted, offset: offset)) == bits(attention.fast(cache: attention.cache)))
+    }
+
+    @Test func `a head does not depend on its neighbours`() {
+        let all = AttentionCase(heads: 4, kvHeads: 1, d: 32, count: 29)
+        let one = AttentionCase(heads: 1, kvHeads: 1, d: 32, count: 29)
+        let cache = all.cache
+        #expect(bits(Array(all.fast(cache: cache)[0..<32])) == bits(one.fast(cache: cache)))
+    }
+}

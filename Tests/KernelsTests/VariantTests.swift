@@ -1,0 +1,70 @@
+import Kernels
+import Testing
+
+/// The variant in use is global, so these run one after the other. Tests of other suites may meanwhile find
+/// themselves on any variant, which by the contract they cannot notice.
+@Suite(.serialized) struct VariantTests {
+    /// Results of `kernel` on every variant this CPU has.
+    func onEachVariant<Result>(_ kernel: () -> Result) -> [Result] {
+        defer { anira_kernels_select(nil) }
+        let names: [String] = ["portable", "avx2", "avx512"]
+        return names.compactMap { name in anira_kernels_select(name) == 0 ? nil : kernel() }
+    }
+
+    func expectSame(_ kernel: () -> [Float]) {
+        let results = onEachVariant { bits(kernel()) }
+        #expect(results.allSatisfy { $0 == results[0] })
+    }
+
+    @Test func `the portable variant is always there, an unknown one never`() {
+        #expect(onEachVariant { String(cString: anira_kernels_variant()) }.first == "portable")
+        #expect(anira_kernels_select("abacus") == 0)
+    }
+
+    @Test(arguments: Product.all, [1, 2, 3, 4, 7, 12, 13, 26])
+    func `products agree`(product: Product, m: Int) {
+        for (n, k) in MatmulTests.shapes {
+            let w = values(n * k, seed: 1)
+            let packed = product.isPair ? Packed(gate: w, up: w.reversed(), n: n, k: k) : Packed(w, n: n, k: k)
+            expectSame { product(values(m * k, seed: 2), packed, rows: m, into: values(m * n, seed: 3)) }
+        }
+    }
+
+    @Test(arguments: RowTests.lengths)
+    func `rows agree`(n: Int) {
+        let (x, w, b) = (values(n, in: -30...30, seed: 1), values(n, seed: 2), values(n, seed: 3))
+        let length = Int32(n)
+        func changed(_ kernel: (inout [Float]) -> Void) -> [Float] {
+            var y = x
+            kernel(&y)
+            return y
+        }
+        expectSame { changed { anira_rmsnorm(x, length, w, 1e-6, 1, length, &$0, length) } }
+        expectSame { changed { anira_layernorm(x, length, w, b, 1e-5, 1, length, &$0, length) } }
+        expectSame { changed { anira_rope(&$0, 1, length, w, b) } }
+        expectSame { changed { anira_silu(&$0, length) } }
+        expectSame { changed { anira_softmax(&$0, length) } }
+        expectSame { [anira_logsumexp(x, length), Float(anira_argmax(x, length))] }
+    }
+
+    @Test(arguments: [12, 64, 80], [1, 6, 37])
+    func `attention agrees`(d: Int, count: Int) {
+        let attention = AttentionCase(heads: 4, kvHeads: 2, d: d, count: count)
+        expectSame { attention.fast(cache: attention.cache) }
+    }
+
+    @Test(arguments: [0, 1, 7, 8, 9, 1000])
+    func `checksums agree, whole or in parts`(length: Int) {
+        var random = Seeded(state: 1)
+        let bytes = (0..<length).map { _ in UInt8.random(in: 0...255, using: &random) }
+        let results = onEachVariant { anira_crc32c(0, bytes, length) }
+        let inParts = onEachVariant {
+            anira_crc32c(anira_crc32c(0, bytes, length / 3), Array(bytes[(length / 3)...]), length - length / 3)
+        }
+        #expect(Set(results + inParts).count == 1)
+    }
+
+    @Test func `the checksum is Castagnoli's`() {
+        #expect(onEachVariant { anira_crc32c(0, "123456789", 9) }.allSatisfy { $0 == 0xe306_9283 })
+    }
+}
