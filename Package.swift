@@ -41,7 +41,7 @@ let package = Package(
         .executableTarget(
             name: "anira",
             dependencies: [
-                "COpenBLAS", "Client", "Engine", logging,
+                "COpenBLAS", "Client", "Engine", "Kernels", logging,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ]),

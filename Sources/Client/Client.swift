@@ -58,8 +58,11 @@ public struct Client: ~Copyable {
         _ request: ClientRequest, seconds: Double, onReply: (ClientReply) -> Void = { _ in }
     ) throws -> (reply: ClientReply, tensors: [Frame]) {
         try send(request)
+        var answered = false
         while true {
-            let received = try receive(seconds: seconds)
+            // The first reply comes at once, whatever is asked; silence means that nobody is there.
+            let received = try receive(seconds: answered ? seconds : min(seconds, 5))
+            answered = true
             guard received.reply.id == request.id else { continue }
             if received.reply.isLast { return received }
             onReply(received.reply)

@@ -4,7 +4,7 @@ import Model
 import Worker
 
 /// Builds a coda worker: its part of the checkpoint, its store, its stage. Tests and the command line call this.
-public func buildCodaService(
+public func buildCoda(
     _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger
 ) throws -> WorkerService {
     let part = try Coda(checkpoint)

@@ -4,7 +4,7 @@ import Model
 import Worker
 
 /// Builds a decider worker: its part of the checkpoint, its store, its stage. Tests and the command line call this.
-public func buildDeciderService(
+public func buildDecider(
     _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger
 ) throws -> WorkerService {
     let part = try Prelude(checkpoint)

@@ -75,4 +75,6 @@ void anira_attention(const float *q, const float *cache, size_t stride, size_t k
                          out);
 }
 
+float anira_sum(const float *x, size_t n) { return variant()->sum_all(x, n); }
+
 uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n) { return variant()->crc32c(crc, data, n); }

@@ -16,12 +16,13 @@ typedef struct {
     __typeof__(anira_logsumexp) *logsumexp;
     __typeof__(anira_argmax) *argmax;
     __typeof__(anira_attention) *attention;
+    __typeof__(anira_sum) *sum_all;
     __typeof__(anira_crc32c) *crc32c;
 } Variant;
 
 // Every kernel of the including file, in the order of Variant.
 #define ANIRA_KERNELS_OF_THIS_FILE                                                                                \
-    matmul, matmul_add, matmul_swiglu, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention
+    matmul, matmul_add, matmul_swiglu, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, sum_all
 
 extern const Variant anira_portable;
 #if defined(__x86_64__)

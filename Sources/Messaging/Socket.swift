@@ -1,6 +1,6 @@
 import CZeroMQ
 
-/// A ZeroMQ context: one per process (tests make their own).
+/// A ZeroMQ context: one per process (tests make their own). Whoever makes it terminates it.
 public final class Context: @unchecked Sendable {  // libzmq contexts are thread safe
     fileprivate let handle: UnsafeMutableRawPointer
 
@@ -9,10 +9,9 @@ public final class Context: @unchecked Sendable {  // libzmq contexts are thread
         self.handle = handle
     }
 
-    deinit {
-        // All sockets are closed by their owners before the last reference goes; LINGER bounds what is left.
-        zmq_ctx_term(handle)
-    }
+    /// Waits until what closed sockets still have to send is gone (LINGER bounds it) and their ipc files are
+    /// removed. Call once, after the last socket is closed; no socket can be opened afterwards.
+    public func terminate() { zmq_ctx_term(handle) }
 }
 
 /// What became of a message handed to a socket.

@@ -139,9 +139,8 @@ extension CoreStage {
             distributions: [[Float]](repeating: [], count: work.depth.distributions ? item.count : 0))
         item.work.tensor?.copyFloats(from: 0, count: item.count * width, to: h + rows.count * width)
         for index in 0..<item.count {
-            let position = store.appendPosition(session: item.session)
             let planned = work.depths.isEmpty ? nil : Int(work.depths[work.depths.startIndex + index])
-            rows.append(Row(item: nextItem, index: index, position: position, planned: planned))
+            rows.append(Row(item: nextItem, index: index, position: item.first + index, planned: planned))
         }
         nextItem += 1
     }
@@ -153,7 +152,7 @@ extension CoreStage {
         for row in rows.indices.reversed() where gone[rows[row].item] != nil { removeRow(row) }
         for (key, value) in gone {
             running[key] = nil
-            store.endUse(session: value.item.session)
+            store.abandon(session: value.item.session, from: value.item.first)
         }
     }
 

@@ -54,5 +54,6 @@ public enum RouterAction: Sendable {
     case remember(name: String, SessionRecord)
     case forget(name: String)
     case keep(ResultRecord)
+    case reserve(sessionsBelow: UInt64)
     case log(String)
 }

@@ -14,6 +14,8 @@ public struct SessionRecord: Sendable, Codable, Equatable {
 
 /// The answer to a finished request, for repeats of its id and for `result`.
 public struct ResultRecord: Sendable, Codable, Equatable {
+    /// Counts up over all runs: the order of arrival.
+    public var number: UInt64
     public var id: String
     public var digest: UInt64
     /// The terminal ClientReply in protobuf, without tensors.

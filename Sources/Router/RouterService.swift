@@ -1,5 +1,6 @@
 import DequeModule
 import Foundation
+import KVStore
 import Logging
 import Messaging
 import Model
@@ -57,8 +58,13 @@ public final class RouterService: Sendable {
         wakeup.signal()
     }
 
-    /// Serves until `stop`. The calling thread owns both sockets.
+    /// Serves until `stop`, then terminates the context. The calling thread owns both sockets.
     public func run() throws {
+        try serve()
+        context.terminate()
+    }
+
+    private func serve() throws {
         var loop = try RouterLoop(
             options: options, state: RouterState(configuration, ledger: contents), ledger: ledger, context: context,
             log: log)
@@ -123,7 +129,6 @@ private struct RouterLoop: ~Copyable {
             if state.activeRequests == 0 || monotonicNanoseconds() > deadline! { break }
         }
         feed(.abandon)
-        ledger?.close()
     }
 
     private mutating func announceOnce() {
@@ -222,6 +227,7 @@ private struct RouterLoop: ~Copyable {
         case .remember(let name, let record): try ledger?.put(session: name, record)
         case .forget(let name): try ledger?.remove(session: name)
         case .keep(let record): try ledger?.put(result: record)
+        case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
         case .log(let line): log.info("\(line)")
         }
     }

@@ -223,7 +223,8 @@ extension RouterState {
 
     private mutating func keep(_ answer: ClientReply, _ request: Request) {
         do {
-            let record = ResultRecord(id: request.clientID, digest: request.digest, reply: try answer.serializedData())
+            let record = ResultRecord(
+                number: request.id, id: request.clientID, digest: request.digest, reply: try answer.serializedData())
             remember(record)
             actions.append(.keep(record))
         } catch {
@@ -306,7 +307,8 @@ extension RouterState {
     }
 
     private func list(_ values: [Float]) -> Google_Protobuf_ListValue {
-        .with { $0.values = values.map { value in .with { $0.numberValue = Double(value) } } }
+        // By way of the shortest decimal, so that JSON shows the same digits as for a float field.
+        .with { $0.values = values.map { value in .with { $0.numberValue = Double("\(value)") ?? Double(value) } } }
     }
 
     private func usage(_ request: Request) -> Anira_V1_Usage {

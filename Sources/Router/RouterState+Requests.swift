@@ -54,12 +54,19 @@ extension RouterState {
             session: history?.id ?? nextSession, history: history, client: client, now: now,
             deadline: message.hasDeadlineMs ? now + UInt64(message.deadlineMs) * 1_000_000 : nil)
         nextRequest += 1
-        if history == nil { nextSession += 1 }
+        if history == nil { takeSessionNumber() }
         counters.accepted += 1
         requests[request.id] = request
         running[message.id] = request.id
         if !client.isREQ { reply(message.id, .accepted(.with { $0.durability = durability }), to: client) }
         enter(request.id)
+    }
+
+    private mutating func takeSessionNumber() {
+        nextSession += 1
+        guard nextSession >= sessionLimit else { return }
+        sessionLimit = nextSession + 1024
+        actions.append(.reserve(sessionsBelow: sessionLimit))
     }
 
     /// Requests of one named session run one after the other.

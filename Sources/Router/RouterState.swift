@@ -60,6 +60,8 @@ public struct RouterState: Sendable {
     var orphans: [Item] = []
     var nextRequest: UInt64 = 1
     var nextSession: UInt64
+    /// Session numbers below this are set aside in the ledger.
+    var sessionLimit: UInt64
     var counters = Anira_V1_Counters()
     var now: UInt64 = 0
     var isShuttingDown = false
@@ -70,7 +72,10 @@ public struct RouterState: Sendable {
         validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
         nextSession = ledger.nextSession
         sessions = ledger.sessions
+        sessionLimit = ledger.nextSession
         for record in ledger.results { remember(record) }
+        // Results of requests that an earlier run left unfinished must not meet a request of this one.
+        nextRequest = (ledger.results.map(\.number).max() ?? 0) + (1 << 20)
     }
 
     /// Takes one event and returns what it makes the Router do at once. Work is handed out by `flush`.

@@ -54,7 +54,7 @@ public struct Admission {
         } catch {
             return refuse(work, .storeFull, "\(error)")
         }
-        if store.reserve(session: item.session, positions: count) {
+        if store.extend(session: item.session, by: count) {
             return .admitted(AdmittedItem(work: work, admitted: monotonicNanoseconds()))
         }
         if busy { return .wait }
@@ -96,6 +96,5 @@ public struct Admission {
             failed.item.failure.message = "\(error)"
             post(failed)
         }
-        store.endUse(session: item.session)
     }
 }

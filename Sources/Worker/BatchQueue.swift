@@ -47,8 +47,7 @@ public struct BatchQueue {
     }
 
     private mutating func place(_ item: AdmittedItem) {
-        for _ in 0..<item.count {
-            let position = store.appendPosition(session: item.session)
+        for position in item.range {
             cache.writes.append(store.appendEntry(session: item.session, position: position))
             cache.positions.append(position)
         }

@@ -90,7 +90,7 @@ public final class WorkerService: Sendable {
         mailbox.wakeup.signal()
     }
 
-    /// Serves until `stop`, on this thread (link) and one more (compute).
+    /// Serves until `stop`, on this thread (link) and one more (compute), then terminates the context.
     public func run() throws {
         let (stage, mailbox) = (stage, mailbox)
         let compute = Thread { [self] in
@@ -106,6 +106,11 @@ public final class WorkerService: Sendable {
             mailbox.stop()
             while !computeEnded.load(ordering: .acquiring) { usleep(1000) }
         }
+        try link()
+        context.terminate()
+    }
+
+    private func link() throws {
         var link = try WorkerLink(
             context: context, endpoint: configuration.router, ready: ready, mailbox: mailbox, log: log)
         try link.run(

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import Proto
 
 /// The command line: services, client tools, the store's tools, measurements (docs/architecture.md).
 @main

@@ -5,6 +5,7 @@ import Foundation
 import Messaging
 import Model
 import Proto
+import Router
 
 /// Where a request runs: the live suite, or the same engine in this process.
 struct TargetOptions: ParsableArguments {
@@ -29,11 +30,19 @@ struct TargetOptions: ParsableArguments {
             all.dropLast().forEach { onReply($0.reply) }
             last = all.last ?? (ClientReply(), [])
         } else {
-            let client = try Client(endpoint: endpoint, context: Context())
-            last = try client.run(request, seconds: timeout, onReply: onReply)
+            last = try ask(request, onReply)
         }
         if case .error(let error) = last.reply.reply { throw RequestFailure(code: error.code, message: error.message) }
         return last
+    }
+}
+
+extension TargetOptions {
+    private func ask(
+        _ request: ClientRequest, _ onReply: (ClientReply) -> Void
+    ) throws -> (reply: ClientReply, tensors: [Frame]) {
+        let client = try Client(endpoint: endpoint, context: Context())
+        return try client.run(request, seconds: timeout, onReply: onReply)
     }
 }
 
@@ -109,9 +118,11 @@ func newRequestID(_ kind: String) -> String {
 /// The reply as one line of JSON, in the client API's form.
 func printJSON(_ reply: ClientReply) {
     let address = ClientAddress(routingID: [], isREQ: false, isJSON: true)
-    print(String(decoding: ClientCodec.encode(reply, tensors: [], to: address)[0].bytes, as: UTF8.self))
-    fflush(stdout)
+    say(String(decoding: ClientCodec.encode(reply, tensors: [], to: address)[0].bytes, as: UTF8.self))
 }
+
+/// A line on standard output, at once: pipes would hold `print` back.
+func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
 
 /// A value as JSON with sorted keys.
 func printJSON(_ value: some Encodable) throws {

@@ -41,7 +41,7 @@ struct WorkerOptions: ParsableArguments {
     @Option(help: "Name, stable across restarts: it owns a shard of the store. Default: the stage and 0.")
     var name: String?
     @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
-    @Option(help: "Memory for cached keys and values, in MiB.") var residentMiB = 1024
+    @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values, in MiB.") var residentMiB = 1024
     @Option(help: "Most rows of one matrix.") var maxRows = 256
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
@@ -117,10 +117,7 @@ struct RouterCommand: ParsableCommand {
         var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
         options.endpoint = endpoint
         let model = configuration.modelName
-        options.onReady = { endpoint in
-            print("anira is ready: \(model) on \(endpoint)")
-            fflush(stdout)
-        }
+        options.onReady = { say("anira is ready: \(model) on \($0)") }
         let router = try RouterService(
             options, configuration: configuration, context: Context(), log: service.log("router"))
         let signals = StopSignals(supervised: service.supervised) { router.stop() }

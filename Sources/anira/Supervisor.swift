@@ -39,7 +39,7 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
         for index in running.indices { start(index) }
         while !stopping, !failed {
             let next = running.compactMap(\.startAgain).min()
-            if let next { condition.wait(until: next) } else { condition.wait() }
+            if let next { _ = condition.wait(until: next) } else { condition.wait() }
             for index in running.indices where running[index].startAgain.map({ $0 <= Date() }) ?? false { start(index) }
         }
         condition.unlock()

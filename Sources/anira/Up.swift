@@ -19,7 +19,8 @@ struct Up: ParsableCommand {
     @Option(help: "Number of recurrent core workers.") var cores = 1
     @Option(help: "Number of coda workers.") var codas = 1
     @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
-    @Option(help: "Memory for cached keys and values of each worker, in MiB.") var residentMiB = 1024
+    @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values of each worker, in MiB.")
+    var residentMiB = 1024
     @Option(help: "Most rows of one matrix.") var maxRows = 256
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
     @Option(help: "Most positions of one prompt chunk.") var chunk = 64

@@ -201,8 +201,8 @@ def test_status_lists_every_stage_with_its_workers(suite, client):
     assert status["version"]
 
 
-def test_status_answers_a_req_client_and_an_empty_id(suite):
-    assert ask(suite.endpoint, {"status": {}}).kind == "status"
+def test_status_answers_a_req_client(suite):
+    assert ask(suite.endpoint, {"id": fresh_id(), "status": {}}).kind == "status"
 
 
 def test_models_describes_the_checkpoint(client, model):

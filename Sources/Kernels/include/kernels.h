@@ -74,6 +74,10 @@ void anira_attention(const float *q, const float *cache, size_t stride, size_t k
                      const uint32_t *rows, int count, int heads, int kv_heads, int d, float scale, float *scores,
                      float *out);
 
+// ---- limits ---------------------------------------------------------------------------------------------
+// Sum of n floats, as fast as memory delivers them: the read-bandwidth floor that benches compare with.
+float anira_sum(const float *x, size_t n);
+
 // ---- checksums ----------------------------------------------------------------------------------------
 // CRC-32C (Castagnoli) of n bytes, continuing from `crc` (0 to start).
 uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n);

@@ -1,25 +1,25 @@
-import CZeroMQ
 import Foundation
 
-/// An exclusive claim on a path by this process, held until it exits: an ipc path and a data folder have no owner
-/// of their own, and a second process would silently take them over.
+/// An exclusive claim on a path by this process, held until it ends: an ipc path, a data folder and an environment
+/// have no owner of their own, and a second process would silently take them over.
 public final class OwnerLock: Sendable {
     private let path: String
     private let descriptor: Int32
 
-    /// Throws naming the owner's pid when another process holds `path`.
+    /// Throws naming the owner's pid when another process holds `path`. what: named in that error.
     public init(path: String, what: String) throws {
         self.path = path
         descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        guard descriptor >= 0 else { throw MessagingError("open the lock", path, code: errno) }
+        guard descriptor >= 0 else { throw KVStoreError(.system, "open the lock file", path: path, result: errno) }
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
             var buffer = [UInt8](repeating: 0, count: 32)
             let count = max(0, read(descriptor, &buffer, buffer.count))
             close(descriptor)
-            let owner = String(decoding: buffer.prefix(count), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
-            throw MessagingError(
-                "use", what, code: 0,
-                advice: "process \(owner) is running on it; stop that one or choose another --data folder")
+            let owner = String(decoding: buffer.prefix(count), as: UTF8.self)
+                .trimmingCharacters(in: .whitespacesAndNewlines)
+            throw KVStoreError(
+                .owned, "use", path: what,
+                advice: "process \(owner) is running on it: stop that one or choose another --data folder")
         }
         ftruncate(descriptor, 0)
         let text = Array("\(getpid())\n".utf8)

@@ -1,0 +1,214 @@
+import Foundation
+
+/// The writer thread: groups waiting writes into one transaction each round and completes them after its commit.
+/// One environment has one writer, and it never blocks the compute thread except when too much waits.
+final class CommitQueue: @unchecked Sendable {  // all state is guarded by `condition`
+    /// One write of one session.
+    struct Write: Sendable {
+        var session: UInt64
+        /// Records from this position on are void.
+        var voidFrom: Int?
+        /// Keys and values, positions ascending.
+        var records: [(key: [UInt8], value: [UInt8])] = []
+        var length = 0
+        var info: SessionInfo
+        var kind = Kind.put
+        var completion: @Sendable (KVStoreError?) -> Void
+
+        enum Kind: Sendable { case put, drop, collect(keepBytes: Int, keepAgeMS: UInt64, spare: Set<UInt64>) }
+        var bytes: Int { records.reduce(256) { $0 + $1.value.count } }
+    }
+
+    /// Counts since start.
+    struct Figures: Sendable {
+        var commits = 0
+        var records = 0
+        var fallbacks = 0
+        var rawBytes = 0
+        var slowestMicros = 0.0
+    }
+
+    private static let mostWaitingBytes = 256 << 20
+    private let condition = NSCondition()
+    private let environment: Environment
+    private let clock: @Sendable () -> UInt64
+    private var waiting: [Write] = []
+    private var waitingBytes = 0
+    private var pending: [UInt64: Int] = [:]
+    private var failed: Set<UInt64> = []
+    private var stopping = false
+    private var ended = false
+    private var counts = Figures()
+
+    /// clock: Unix milliseconds, for the sessions' stamps.
+    init(_ environment: Environment, clock: @escaping @Sendable () -> UInt64) {
+        self.environment = environment
+        self.clock = clock
+        let thread = Thread { [self] in run() }
+        thread.name = "commit"
+        thread.start()
+    }
+
+    func submit(_ write: Write) {
+        condition.withLock {
+            while waitingBytes > Self.mostWaitingBytes { condition.wait() }
+            waiting.append(write)
+            waitingBytes += write.bytes
+            pending[write.session, default: 0] += 1
+            condition.broadcast()
+        }
+    }
+
+    /// Whether writes of the session wait for their commit.
+    func isPending(_ session: UInt64) -> Bool { condition.withLock { pending[session] != nil } }
+
+    /// Returns once nothing of the session waits.
+    func settle(_ session: UInt64) {
+        condition.withLock { while pending[session] != nil { condition.wait() } }
+    }
+
+    /// True once after a write of the session failed: what is resident has no complete copy.
+    func takeFailure(_ session: UInt64) -> Bool { condition.withLock { failed.remove(session) != nil } }
+
+    var figures: Figures { condition.withLock { counts } }
+
+    /// Commits what waits, then ends the thread.
+    func close() {
+        condition.withLock {
+            stopping = true
+            condition.broadcast()
+            while !ended { condition.wait() }
+        }
+    }
+
+    private func run() {
+        while let batch = next() {
+            let start = DispatchTime.now().uptimeNanoseconds
+            var failure: KVStoreError?
+            var figures = Figures()
+            do {
+                figures = try environment.write { txn in
+                    var figures = Figures()
+                    for write in batch { try apply(write, txn, &figures) }
+                    return figures
+                }
+            } catch let error as KVStoreError {
+                failure = error
+            } catch {
+                failure = KVStoreError(.system, "write to (\(error))", path: environment.path)
+            }
+            finish(batch, failure, figures, micros: Double(DispatchTime.now().uptimeNanoseconds - start) / 1000)
+            for write in batch { write.completion(failure) }
+        }
+        condition.withLock {
+            ended = true
+            condition.broadcast()
+        }
+    }
+
+    private func next() -> [Write]? {
+        condition.withLock {
+            while waiting.isEmpty {
+                if stopping { return nil }
+                condition.wait()
+            }
+            defer {
+                waiting.removeAll(keepingCapacity: true)
+                waitingBytes = 0
+                condition.broadcast()
+            }
+            return waiting
+        }
+    }
+
+    private func finish(_ batch: [Write], _ failure: KVStoreError?, _ figures: Figures, micros: Double) {
+        condition.withLock {
+            for write in batch {
+                let left = (pending[write.session] ?? 1) - 1
+                pending[write.session] = left == 0 ? nil : left
+                if failure != nil { failed.insert(write.session) }
+            }
+            if failure == nil {
+                counts.commits += 1
+                counts.records += figures.records
+                counts.fallbacks += figures.fallbacks
+                counts.rawBytes += figures.rawBytes
+                counts.slowestMicros = max(counts.slowestMicros, micros)
+            }
+            condition.broadcast()
+        }
+    }
+}
+
+// MARK: - Inside the transaction
+
+extension CommitQueue {
+    private func apply(_ write: Write, _ txn: borrowing Transaction, _ figures: inout Figures) throws {
+        switch write.kind {
+        case .put: try put(write, txn, &figures)
+        case .drop: try Self.delete(write.session, txn)
+        case .collect(let bytes, let age, let spare): try collect(bytes, age, spare, txn)
+        }
+    }
+
+    private func put(_ write: Write, _ txn: borrowing Transaction, _ figures: inout Figures) throws {
+        let now = clock()
+        let key = Key.session(write.session)
+        var stored =
+            try txn.get("sessions", key) { StoredSession($0) }.flatMap(\.self)
+            ?? StoredSession(info: write.info, length: 0, created: now, updated: now, bytes: 0)
+        if let from = write.voidFrom {
+            let removed = try txn.deleteRange("kv", from: Key.position(write.session, from)) {
+                Key.parse($0)?.session == write.session
+            }
+            stored.bytes -= removed.bytes
+        }
+        for record in write.records {
+            if try txn.put("kv", record.key, record.value, appending: true) == .inserted { figures.fallbacks += 1 }
+            figures.records += 1
+            figures.rawBytes += record.value.count
+            stored.bytes += record.value.count
+        }
+        stored.info = write.info
+        // Chunks of a session may end out of order.
+        stored.length = max(write.voidFrom.map { min($0, stored.length) } ?? stored.length, write.length)
+        stored.updated = now
+        try txn.put("sessions", key, stored.encoded())
+    }
+
+    /// Removes a session in bounded steps of one transaction.
+    static func delete(_ session: UInt64, _ txn: borrowing Transaction) throws {
+        while try txn.deleteRange(
+            "kv", from: Key.position(session, 0), limit: 1024, while: { Key.parse($0)?.session == session }
+        ).count == 1024 {}
+        try txn.delete("sessions", Key.session(session))
+    }
+
+    /// Unnamed sessions over the age, then the oldest over the byte budget.
+    private func collect(
+        _ keepBytes: Int, _ keepAgeMS: UInt64, _ spare: Set<UInt64>, _ txn: borrowing Transaction
+    ) throws {
+        for id in try Self.collectable(keepBytes, keepAgeMS, now: clock(), txn) where !spare.contains(id) {
+            try Self.delete(id, txn)
+        }
+    }
+
+    static func collectable(
+        _ keepBytes: Int, _ keepAgeMS: UInt64, now: UInt64, _ txn: borrowing Transaction
+    ) throws -> [UInt64] {
+        var unnamed: [(id: UInt64, session: StoredSession)] = []
+        try txn.scan("sessions", from: []) { key, value in
+            if key.count == 8, let session = StoredSession(value), session.info.name.isEmpty {
+                unnamed.append((UInt64(bigEndian: key.loadUnaligned(as: UInt64.self)), session))
+            }
+            return true
+        }
+        unnamed.sort { $0.session.updated > $1.session.updated }
+        var kept = 0
+        return unnamed.compactMap { id, session in
+            kept += session.bytes
+            let age = now > session.updated ? now - session.updated : 0
+            return age > keepAgeMS || kept > keepBytes ? id : nil
+        }
+    }
+}

@@ -1,0 +1,195 @@
+import CLMDB
+import Foundation
+import Synchronization
+
+/// What an acknowledgement survives.
+public enum Durability: String, Sendable, Codable {
+    /// kill -9 of the process (MDB_NOSYNC: the system writes in its own time).
+    case process
+    /// A power cut: every commit is synchronised.
+    case power
+}
+
+/// One LMDB environment. Rules carried over from lmdb.h: open a path once per process and never across fork; no
+/// transaction outlives its closure; values read are valid only inside it; one writer at a time.
+public final class Environment: @unchecked Sendable {  // LMDB is thread safe with NOTLS; growth holds the lock
+    public enum Access: Sendable {
+        /// Creates what is missing and writes; one process at a time.
+        case owner(Durability)
+        /// Reads beside a live owner, or at rest.
+        case reader
+    }
+
+    public let path: String
+    private let env: OpaquePointer
+    private let lock: OwnerLock?
+    private var databases: [String: MDB_dbi] = [:]
+    /// Transactions hold it shared, growing the map exclusively: the map may only move while none is open.
+    private var growth = pthread_rwlock_t()
+    private static let open = Mutex<Set<String>>([])
+
+    /// path: folder of data.mdb. names: the named databases. mapBytes: address space reserved at first.
+    public init(path: String, access: Access, names: [String], mapBytes: Int = 64 << 30) throws {
+        self.path = path
+        guard Self.open.withLock({ $0.insert(path).inserted }) else {
+            throw KVStoreError(.owned, "open a second time in this process", path: path)
+        }
+        var succeeded = false
+        defer { if !succeeded { Self.open.withLock { _ = $0.remove(path) } } }
+        switch access {
+        case .owner:
+            try Self.makeFolder(path)
+            lock = try OwnerLock(path: "\(path)/owner.lock", what: "the store \(path)")
+        case .reader:
+            lock = nil
+            guard FileManager.default.fileExists(atPath: "\(path)/data.mdb") else {
+                throw KVStoreError(.notFound, "open", path: path, advice: "there is no data.mdb in it")
+            }
+        }
+        env = try Self.openEnvironment(path, access, mapBytes: mapBytes)
+        pthread_rwlock_init(&growth, nil)
+        do {
+            try openDatabases(names, access)
+        } catch {
+            mdb_env_close(env)
+            throw error
+        }
+        succeeded = true
+    }
+
+    private static func makeFolder(_ path: String) throws {
+        do {
+            try FileManager.default.createDirectory(
+                atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        } catch {
+            throw KVStoreError(.system, "make the folder", path: path, result: errno)
+        }
+    }
+
+    private static func openEnvironment(_ path: String, _ access: Access, mapBytes: Int) throws -> OpaquePointer {
+        var handle: OpaquePointer?
+        mdb_env_create(&handle)
+        guard let handle else { throw KVStoreError(.system, "make an environment for", path: path, result: ENOMEM) }
+        mdb_env_set_maxreaders(handle, 512)
+        mdb_env_set_maxdbs(handle, 8)
+        var flags = UInt32(MDB_NOTLS)
+        switch access {
+        case .owner(let durability):
+            mdb_env_set_mapsize(handle, mapBytes)
+            if durability == .process { flags |= UInt32(MDB_NOSYNC) }
+        case .reader: flags |= UInt32(MDB_RDONLY)
+        }
+        let result = mdb_env_open(handle, path, flags, 0o600)
+        guard result == MDB_SUCCESS else {
+            mdb_env_close(handle)
+            throw KVStoreError(lmdb: result, "open the store", path: path)
+        }
+        return handle
+    }
+
+    private func openDatabases(_ names: [String], _ access: Access) throws {
+        let owns = if case .owner = access { true } else { false }
+        var txn: OpaquePointer?
+        try check(mdb_txn_begin(env, nil, owns ? 0 : UInt32(MDB_RDONLY), &txn), "begin a transaction on")
+        for name in names {
+            var database: MDB_dbi = 0
+            let result = mdb_dbi_open(txn, name, owns ? UInt32(MDB_CREATE) : 0, &database)
+            guard result == MDB_SUCCESS else {
+                mdb_txn_abort(txn)
+                throw KVStoreError(lmdb: result, "open database '\(name)' of", path: path)
+            }
+            databases[name] = database
+        }
+        try check(mdb_txn_commit(txn), "open the databases of")
+        if owns {
+            var dead: Int32 = 0
+            mdb_reader_check(env, &dead)
+        }
+    }
+
+    deinit {
+        mdb_env_close(env)
+        pthread_rwlock_destroy(&growth)
+        Self.open.withLock { _ = $0.remove(path) }
+    }
+
+    func check(_ result: Int32, _ attempted: String) throws {
+        guard result == MDB_SUCCESS else { throw KVStoreError(lmdb: result, attempted, path: path) }
+    }
+
+    /// A consistent view for the length of `body`. Keep it short: pages it may read are not reused meanwhile.
+    public func read<R>(_ body: (borrowing Transaction) throws -> R) throws -> R {
+        pthread_rwlock_rdlock(&growth)
+        defer { pthread_rwlock_unlock(&growth) }
+        var txn: OpaquePointer?
+        var result = mdb_txn_begin(env, nil, UInt32(MDB_RDONLY), &txn)
+        if result == MDB_MAP_RESIZED {  // the owner has grown the map: adopt its size
+            mdb_env_set_mapsize(env, 0)
+            result = mdb_txn_begin(env, nil, UInt32(MDB_RDONLY), &txn)
+        }
+        try check(result, "begin reading")
+        defer { mdb_txn_abort(txn) }
+        return try body(Transaction(txn: txn!, databases: databases, path: path))
+    }
+
+    /// Commits when `body` returns, aborts when it throws. When the map is full it grows and `body` runs again, so
+    /// that `body` must have no other effects.
+    @discardableResult
+    public func write<R>(_ body: (borrowing Transaction) throws -> R) throws -> R {
+        while true {
+            do {
+                return try attempt(body)
+            } catch let error as KVStoreError where error.result == MDB_MAP_FULL {
+                try grow()
+            }
+        }
+    }
+
+    private func attempt<R>(_ body: (borrowing Transaction) throws -> R) throws -> R {
+        pthread_rwlock_rdlock(&growth)
+        defer { pthread_rwlock_unlock(&growth) }
+        var txn: OpaquePointer?
+        try check(mdb_txn_begin(env, nil, 0, &txn), "begin writing")
+        let value: R
+        do {
+            value = try body(Transaction(txn: txn!, databases: databases, path: path))
+        } catch {
+            mdb_txn_abort(txn)
+            throw error
+        }
+        try check(mdb_txn_commit(txn), "commit to")
+        return value
+    }
+
+    private func grow() throws {
+        pthread_rwlock_wrlock(&growth)
+        defer { pthread_rwlock_unlock(&growth) }
+        var info = MDB_envinfo()
+        mdb_env_info(env, &info)
+        try check(mdb_env_set_mapsize(env, info.me_mapsize * 2), "grow the map of")
+    }
+
+    /// Frees the reader slots of processes that died.
+    public func checkReaders() {
+        var dead: Int32 = 0
+        mdb_reader_check(env, &dead)
+    }
+
+    /// Share of the map in use, 0…1.
+    public var mapUsedRatio: Double {
+        var info = MDB_envinfo()
+        var stat = MDB_stat()
+        mdb_env_info(env, &info)
+        mdb_env_stat(env, &stat)
+        return Double(info.me_last_pgno + 1) * Double(stat.ms_psize) / Double(max(1, info.me_mapsize))
+    }
+
+    /// Bytes of the file in use.
+    public var usedBytes: Int {
+        var info = MDB_envinfo()
+        var stat = MDB_stat()
+        mdb_env_info(env, &info)
+        mdb_env_stat(env, &stat)
+        return (info.me_last_pgno + 1) * Int(stat.ms_psize)
+    }
+}

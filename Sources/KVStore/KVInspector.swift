@@ -1,0 +1,220 @@
+import Foundation
+
+/// Looks into a store from outside: beside a live service, or at rest. Never changes it, except `collect`.
+public final class KVInspector {
+    /// Contents of `meta`, and sizes.
+    public struct Summary: Codable, Sendable {
+        public var path: String
+        public var stage: String
+        public var fingerprint: String
+        public var schema: String
+        public var dtype: String
+        public var layers: Int
+        public var width: Int
+        public var maxEntries: Int
+        public var sessions: Int
+        /// Records: one a position.
+        public var tokens: Int
+        public var fileBytes: Int
+        /// Bytes of all records' values.
+        public var recordBytes: Int
+        /// Bytes of the file over bytes of the floats in it.
+        public var storedOverRaw: Double
+    }
+
+    public struct Session: Codable, Sendable {
+        public var id: UInt64
+        public var name: String
+        public var request: String
+        public var positions: Int
+        /// Positions by number of entries: index 0 counts those with one.
+        public var depthHistogram: [Int]
+        public var meanEntries: Double
+        public var bytes: Int
+        /// Bytes if every position kept all entries.
+        public var fullDepthBytes: Int
+        public var created: Double
+        public var updated: Double
+    }
+
+    public struct Position: Codable, Sendable {
+        public var session: UInt64
+        public var position: Int
+        public var entries: Int
+        public var bytes: Int
+        /// Per entry and layer: Euclidean norms of keys and values.
+        public var keyNorms: [[Float]]
+        public var valueNorms: [[Float]]
+    }
+
+    /// A record or session that is not what it should be.
+    public struct Problem: Codable, Sendable {
+        public var session: UInt64
+        public var position: Int
+        public var key: String
+        public var problem: String
+    }
+
+    public let path: String
+    private let environment: Environment
+    private let shape: CacheShape
+    private let meta: [String: String]
+
+    /// path: an environment folder, e.g. `data/kv/core/core-0`.
+    public convenience init(path: String) throws { try self.init(path: path, access: .reader) }
+
+    private init(path: String, access: Environment.Access) throws {
+        self.path = path
+        environment = try Environment(path: path, access: access, names: Layout.databases)
+        var meta: [String: String] = [:]
+        try environment.read { txn in
+            try txn.scan("meta", from: []) { key, value in
+                meta[String(decoding: key, as: UTF8.self)] = String(decoding: value, as: UTF8.self)
+                return true
+            }
+        }
+        self.meta = meta
+        guard meta["schema"] == Layout.schema else {
+            throw KVStoreError(
+                .foreign, "read", path: path,
+                advice: "its schema is \(meta["schema"] ?? "missing"), this program's is \(Layout.schema)")
+        }
+        shape = CacheShape(
+            layers: Int(meta["layers"] ?? "") ?? 0, width: Int(meta["width"] ?? "") ?? 0,
+            maxEntries: Int(meta["entries"] ?? "") ?? 0)
+    }
+
+    /// Environment folders under a data folder, `kv/<stage>/<worker>`, in order.
+    public static func environments(data: String) throws -> [String] {
+        let root = "\(data)/kv"
+        guard let stages = FileManager.default.subpaths(atPath: root) else {
+            throw KVStoreError(.notFound, "find a store in", path: data, advice: "give the suite's --data folder")
+        }
+        return stages.filter { $0.hasSuffix("/data.mdb") }.map { "\(root)/\($0.dropLast(9))" }.sorted()
+    }
+
+    public func summary() throws -> Summary {
+        var bytes = 0
+        let counts = try environment.read { txn in
+            try txn.scan("kv", from: []) { _, value in
+                bytes += value.count
+                return true
+            }
+            return (sessions: try txn.count("sessions"), tokens: try txn.count("kv"))
+        }
+        let raw = bytes - counts.tokens * Record.headerBytes
+        return Summary(
+            path: path, stage: meta["stage"] ?? "", fingerprint: meta["fingerprint"] ?? "",
+            schema: meta["schema"] ?? "", dtype: meta["dtype"] ?? "", layers: shape.layers, width: shape.width,
+            maxEntries: shape.maxEntries, sessions: counts.sessions, tokens: counts.tokens,
+            fileBytes: environment.usedBytes, recordBytes: bytes,
+            storedOverRaw: raw > 0 ? Double(environment.usedBytes) / Double(raw) : 0)
+    }
+
+    public func sessions() throws -> [Session] {
+        try environment.read { txn in
+            var histograms: [UInt64: (counts: [Int], bytes: Int)] = [:]
+            try txn.scan("kv", from: []) { key, value in
+                guard let parts = Key.parse(key) else { return true }
+                var known = histograms[parts.session] ?? ([Int](repeating: 0, count: shape.maxEntries), 0)
+                if parts.deepest < known.counts.count { known.counts[parts.deepest] += 1 }
+                known.bytes += value.count
+                histograms[parts.session] = known
+                return true
+            }
+            var sessions: [Session] = []
+            try txn.scan("sessions", from: []) { key, value in
+                guard key.count == 8, let stored = StoredSession(value) else { return true }
+                let id = UInt64(bigEndian: key.loadUnaligned(as: UInt64.self))
+                let found = histograms[id] ?? ([], 0)
+                let positions = found.counts.reduce(0, +)
+                let entries = found.counts.enumerated().reduce(0) { $0 + ($1.offset + 1) * $1.element }
+                sessions.append(
+                    Session(
+                        id: id, name: stored.info.name, request: stored.info.request, positions: positions,
+                        depthHistogram: found.counts, meanEntries: positions > 0 ? Double(entries) / Double(positions) : 0,
+                        bytes: found.bytes,
+                        fullDepthBytes: positions * (Record.headerBytes + shape.maxEntries * shape.rowFloats * elementBytes),
+                        created: Double(stored.created) / 1000, updated: Double(stored.updated) / 1000))
+                return true
+            }
+            return sessions
+        }
+    }
+
+    private var elementBytes: Int { StoredType(rawValue: meta["dtype"] ?? "")?.size ?? 4 }
+
+    /// The positions of a session in `range`, with their entries' norms.
+    public func positions(session: UInt64, _ range: Range<Int>) throws -> [Position] {
+        var positions: [Position] = []
+        let row = UnsafeMutablePointer<Float>.allocate(capacity: max(1, shape.rowFloats))
+        defer { row.deallocate() }
+        try environment.read { txn in
+            try txn.scan("kv", from: Key.position(session, range.lowerBound)) { key, value in
+                guard let parts = Key.parse(key), parts.session == session, parts.position < range.upperBound else {
+                    return false
+                }
+                let record = try Record.parse(value, shape, deepest: parts.deepest).mapError { damage in
+                    KVStoreError(.damaged, "read position \(parts.position) of session \(session) in", path: path, advice: "\(damage)")
+                }.get()
+                var shown = Position(
+                    session: session, position: parts.position, entries: record.entries, bytes: value.count,
+                    keyNorms: [], valueNorms: [])
+                for entry in 0..<record.entries {
+                    record.copy(entry, shape, to: row)
+                    shown.keyNorms.append(norms(row, offset: 0))
+                    shown.valueNorms.append(norms(row, offset: shape.width))
+                }
+                positions.append(shown)
+                return true
+            }
+        }
+        return positions
+    }
+
+    private func norms(_ row: UnsafePointer<Float>, offset: Int) -> [Float] {
+        (0..<shape.layers).map { layer in
+            let start = layer * 2 * shape.width + offset
+            return (0..<shape.width).reduce(Float(0)) { $0 + row[start + $1] * row[start + $1] }.squareRoot()
+        }
+    }
+
+    /// Checks every key, header and checksum, and that sessions have no gaps.
+    public func verify() throws -> (records: Int, problems: [Problem]) {
+        var records = 0
+        var problems: [Problem] = []
+        var last: (session: UInt64, position: Int)?
+        try environment.read { txn in
+            try txn.scan("kv", from: []) { key, value in
+                records += 1
+                let hex = key.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+                guard let parts = Key.parse(key) else {
+                    problems.append(Problem(session: 0, position: 0, key: hex, problem: "the key is not one of a position"))
+                    return true
+                }
+                func report(_ problem: String) {
+                    problems.append(Problem(session: parts.session, position: parts.position, key: hex, problem: problem))
+                }
+                if case .failure(let damage) = Record.parse(value, shape, deepest: parts.deepest) { report("\(damage)") }
+                let expected = last?.session == parts.session ? last!.position + 1 : 0
+                if parts.position != expected { report("position \(expected) is missing before it") }
+                last = (parts.session, parts.position)
+                return true
+            }
+        }
+        return (records, problems)
+    }
+
+    /// Removes unnamed sessions older than `ageSeconds`, then the oldest beyond `keepBytes` (below 0: all); returns
+    /// how many. Only while no service owns the store.
+    public static func collect(path: String, keepBytes: Int, ageSeconds: Double) throws -> Int {
+        let inspector = try KVInspector(path: path, access: .owner(.process))
+        let now = UInt64(Date().timeIntervalSince1970 * 1000)
+        return try inspector.environment.write { txn in
+            let age = UInt64(max(0, ageSeconds) * 1000)
+            let ids = try CommitQueue.collectable(keepBytes, age, now: now, txn)
+            for id in ids { try CommitQueue.delete(id, txn) }
+            return ids.count
+        }
+    }
+}

@@ -1,0 +1,250 @@
+import Foundation
+
+/// Configuration of one stage's store.
+public struct KVStoreConfiguration: Sendable {
+    /// Environment folder, e.g. `data/kv/core/core-0`; nil: memory only.
+    public var directory: String?
+    /// "prelude", "core" or "coda".
+    public var stage: String
+    public var shape: CacheShape
+    /// Of the model that writes; another one's store is refused.
+    public var fingerprint: String
+    /// Budget of the resident tier.
+    public var residentBytes: Int
+    public var durability: Durability
+    public var storedType = StoredType.f32
+    /// Address space of the LMDB map at first; it doubles when full.
+    public var mapBytes = 64 << 30
+    /// What unnamed sessions may keep on disk after their request ended.
+    public var keepBytes = 1 << 30
+    public var keepAgeMS: UInt64 = 24 * 3600 * 1000
+    /// Unix milliseconds, for the sessions' stamps.
+    public var clock: @Sendable () -> UInt64 = { UInt64(Date().timeIntervalSince1970 * 1000) }
+
+    public init(
+        directory: String?, stage: String, shape: CacheShape, fingerprint: String, residentBytes: Int,
+        durability: Durability = .process
+    ) {
+        self.directory = directory
+        self.stage = stage
+        self.shape = shape
+        self.fingerprint = fingerprint
+        self.residentBytes = residentBytes
+        self.durability = durability
+    }
+}
+
+/// Whether a session is ready for work at a position.
+public enum Residency: Equatable, Sendable {
+    case ready
+    /// Positions from here on are nowhere: replay them.
+    case needContext(from: Int)
+}
+
+/// Counts and sizes of a store.
+public struct KVStatistics: Sendable, Codable {
+    public var residentSessions = 0
+    public var residentBytes = 0
+    public var budgetBytes = 0
+    public var evictions = 0
+    public var reloads = 0
+    public var commits = 0
+    public var records = 0
+    /// Puts that could not append.
+    public var fallbacks = 0
+    public var slowestCommitMicros = 0.0
+    public var mapUsedRatio = 0.0
+}
+
+/// The multi-depth cache of one stage: resident rows over LMDB records (docs/store.md).
+///
+/// Confined to one thread, the stage's compute thread; completions of `commit` and `drop` run on the writer thread.
+/// A *position* has entries 0…n−1, each one arena row. Positions are added open (`extend`), filled (`appendEntry`)
+/// and closed by `commit` or `abandon`.
+public final class KVStore {
+    public let shape: CacheShape
+    private let configuration: KVStoreConfiguration
+    private var resident: ResidentTier
+    private let environment: Environment?
+    private let writer: CommitQueue?
+    private var reloads = 0
+
+    public init(_ configuration: KVStoreConfiguration) throws {
+        self.configuration = configuration
+        shape = configuration.shape
+        resident = try ResidentTier(shape: configuration.shape, budget: configuration.residentBytes)
+        guard let directory = configuration.directory else {
+            (environment, writer) = (nil, nil)
+            return
+        }
+        let environment = try Environment(
+            path: directory, access: .owner(configuration.durability), names: Layout.databases,
+            mapBytes: configuration.mapBytes)
+        try Layout.claim(environment, configuration)
+        self.environment = environment
+        writer = CommitQueue(environment, clock: configuration.clock)
+    }
+
+    /// First float of row 0; never moves.
+    public var arena: UnsafeMutablePointer<Float> { resident.arena }
+    /// Floats between rows.
+    public var stride: Int { resident.stride }
+
+    /// Makes the session resident with exactly positions 0..<position. Later ones are forgotten, their records go
+    /// with the session's next commit; missing ones are read back.
+    public func prepare(session id: UInt64, position: Int, persist: Bool, info: SessionInfo) throws -> Residency {
+        if writer?.takeFailure(id) ?? false { resident.remove(id) }
+        let session = try resident.touch(id) ?? admit(id, persist, info)
+        if session.length > position { resident.truncate(session, to: position) }
+        if session.stored > position { session.voidFrom = min(session.voidFrom ?? .max, position) }
+        return try session.length < position ? load(id, session, upTo: position) : .ready
+    }
+
+    private func admit(_ id: UInt64, _ persist: Bool, _ info: SessionInfo) throws -> ResidentTier.Session {
+        let session = ResidentTier.Session(info: info, persist: persist && writer != nil)
+        resident.insert(id, session)
+        guard session.persist, let environment, let writer else { return session }
+        writer.settle(id)
+        let stored = try environment.read { txn in
+            try txn.get("sessions", Key.session(id)) { StoredSession($0)?.length ?? 1 } ?? 0
+        }
+        session.stored = stored
+        return session
+    }
+
+    /// Reads records of positions session.length..<end back, as far as they are whole.
+    private func load(_ id: UInt64, _ session: ResidentTier.Session, upTo end: Int) throws -> Residency {
+        guard session.persist, let environment, session.voidFrom ?? .max >= end else {
+            return .needContext(from: session.length)
+        }
+        reloads += 1
+        try environment.read { txn in
+            try txn.scan("kv", from: Key.position(id, session.length)) { key, value in
+                guard let parts = Key.parse(key), parts.session == id, parts.position == session.length,
+                    parts.position < end,
+                    case .success(let record) = Record.parse(value, shape, deepest: parts.deepest)
+                else { return false }
+                guard resident.makeRoom(record.entries, keeping: id, mayDrop: mayDrop) else {
+                    throw KVStoreError(
+                        .full, "read back session \(id) of", path: environment.path,
+                        advice: "it does not fit the resident budget; raise --resident-mib")
+                }
+                session.counts.append(0)
+                session.rows.append(contentsOf: repeatElement(0, count: shape.maxEntries))
+                for entry in 0..<record.entries {
+                    let row = resident.placeEntry(session, session.length - 1)
+                    record.copy(entry, shape, to: arena + Int(row) * stride)
+                }
+                return session.length < end
+            }
+        }
+        return session.length == end ? .ready : .needContext(from: session.length)
+    }
+
+    private func mayDrop(_ id: UInt64) -> Bool { !(writer?.isPending(id) ?? false) }
+
+    /// Adds `count` open positions with room for all their entries, dropping least recently used sessions from
+    /// memory if need be. False: no room now.
+    public func extend(session id: UInt64, by count: Int) -> Bool {
+        resident.extend(id, by: count, mayDrop: mayDrop)
+    }
+
+    /// The arena row for the next entry of an open position.
+    public func appendEntry(session id: UInt64, position: Int) -> UInt32 {
+        resident.appendEntry(resident.sessions[id]!, position: position)
+    }
+
+    /// Entries of a position.
+    public func entryCount(session id: UInt64, position: Int) -> Int {
+        resident.sessions[id].map { Int($0.counts[position]) } ?? 0
+    }
+
+    /// Resident positions; nil when the session is not resident.
+    public func length(session id: UInt64) -> Int? { resident.sessions[id]?.length }
+
+    /// rows[j] = arena row of the deepest entry ≤ `deepest` of position j, for j in 0..<count. O(count).
+    public func visibleRows(session id: UInt64, count: Int, deepest: Int, into rows: UnsafeMutablePointer<UInt32>) {
+        let session = resident.sessions[id]!
+        let limit = UInt8(min(deepest, shape.maxEntries - 1))
+        let entries = shape.maxEntries
+        session.rows.withUnsafeBufferPointer { table in
+            session.counts.withUnsafeBufferPointer { counts in
+                precondition(count <= counts.count)
+                for j in 0..<count { rows[j] = table[j * entries + Int(min(limit, counts[j] &- 1))] }
+            }
+        }
+    }
+
+    /// Closes open positions and hands their records to the writer. `completion` runs after the commit that holds
+    /// them, on the writer thread; at once for sessions that are not kept.
+    public func commit(
+        session id: UInt64, positions: Range<Int>, completion: @escaping @Sendable (KVStoreError?) -> Void
+    ) {
+        let session = resident.sessions[id]!
+        for position in positions { resident.seal(session, position) }
+        guard session.persist, let writer else { return completion(nil) }
+        var write = CommitQueue.Write(session: id, info: session.info, completion: completion)
+        write.voidFrom = session.voidFrom
+        session.voidFrom = nil
+        write.records = positions.map { position in
+            let count = Int(session.counts[position])
+            let entries = (0..<count).map {
+                UnsafePointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride)
+            }
+            let key = Key.record(id, position, deepest: count - 1)
+            return (key, Record.encode(entries, shape, configuration.storedType))
+        }
+        write.length = positions.upperBound
+        session.stored = max(write.voidFrom.map { min($0, session.stored) } ?? session.stored, positions.upperBound)
+        writer.submit(write)
+    }
+
+    /// Forgets open positions from `position` on: their work was given up.
+    public func abandon(session id: UInt64, from position: Int) {
+        if let session = resident.sessions[id] { resident.truncate(session, to: position) }
+    }
+
+    /// Drops a session from memory only.
+    public func release(session id: UInt64) { resident.remove(id) }
+
+    /// Removes a session from memory and store.
+    public func drop(session id: UInt64, completion: @escaping @Sendable (KVStoreError?) -> Void = { _ in }) {
+        resident.remove(id)
+        guard let writer else { return completion(nil) }
+        writer.submit(
+            CommitQueue.Write(
+                session: id, info: SessionInfo(name: "", request: ""), kind: .drop, completion: completion))
+    }
+
+    /// Every few seconds: frees dead readers' slots and collects unnamed sessions over their budget.
+    public func housekeeping() {
+        guard let environment, let writer else { return }
+        environment.checkReaders()
+        let collect = CommitQueue.Write.Kind.collect(
+            keepBytes: configuration.keepBytes, keepAgeMS: configuration.keepAgeMS,
+            spare: Set(resident.sessions.keys))
+        writer.submit(
+            CommitQueue.Write(
+                session: .max, info: SessionInfo(name: "", request: ""), kind: collect, completion: { _ in }))
+    }
+
+    public func statistics() -> KVStatistics {
+        var s = KVStatistics()
+        s.residentSessions = resident.sessions.count
+        s.residentBytes = resident.usedRows * stride * 4
+        s.budgetBytes = resident.capacity * stride * 4
+        s.evictions = resident.evictions
+        s.reloads = reloads
+        if let figures = writer?.figures {
+            s.commits = figures.commits
+            s.records = figures.records
+            s.fallbacks = figures.fallbacks
+            s.slowestCommitMicros = figures.slowestMicros
+        }
+        s.mapUsedRatio = environment?.mapUsedRatio ?? 0
+        return s
+    }
+
+    /// Commits what waits. The store is not used afterwards.
+    public func close() { writer?.close() }
+}

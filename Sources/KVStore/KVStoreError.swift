@@ -1,0 +1,48 @@
+import CLMDB
+import Foundation
+
+/// A store operation that failed: what was attempted, on which path, the C error, and what to do.
+public struct KVStoreError: Error, Sendable, CustomStringConvertible {
+    public enum Code: Sendable, Equatable {
+        /// An LMDB or system call failed.
+        case system
+        /// No room: the disk, the map or the resident budget is full.
+        case full
+        /// Another process owns it.
+        case owned
+        /// Written by another model or another version of the store.
+        case foreign
+        /// A record does not hold what its header and checksum promise.
+        case damaged
+        /// Nothing of that name.
+        case notFound
+    }
+
+    public let code: Code
+    public let attempted: String
+    public let path: String
+    /// LMDB result or errno; 0 when neither was involved.
+    public let result: Int32
+    public let advice: String
+
+    public init(_ code: Code, _ attempted: String, path: String, result: Int32 = 0, advice: String = "") {
+        self.code = code
+        self.attempted = attempted
+        self.path = path
+        self.result = result
+        self.advice = advice
+    }
+
+    /// An LMDB result other than MDB_SUCCESS.
+    init(lmdb result: Int32, _ attempted: String, path: String) {
+        let full = result == ENOSPC || result == MDB_MAP_FULL || result == EDQUOT
+        self.init(
+            full ? .full : .system, attempted, path: path, result: result,
+            advice: full ? "free some space or run 'anira kv gc'" : "")
+    }
+
+    public var description: String {
+        let reason = result == 0 ? "" : ": \(String(cString: mdb_strerror(result)))"
+        return "cannot \(attempted) \(path)\(reason)" + (advice.isEmpty ? "" : "; \(advice)")
+    }
+}

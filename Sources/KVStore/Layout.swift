@@ -1,0 +1,34 @@
+import Foundation
+
+/// What an environment holds and which model it belongs to: the `meta` database, readable as text in a dump.
+enum Layout {
+    static let databases = ["meta", "sessions", "kv"]
+    static let schema = "1"
+
+    /// Writes `meta` into a new environment; refuses one of another schema, model or shape, naming both values.
+    static func claim(_ environment: Environment, _ c: KVStoreConfiguration) throws {
+        let values = [
+            ("schema", schema), ("fingerprint", c.fingerprint), ("stage", c.stage), ("layers", "\(c.shape.layers)"),
+            ("width", "\(c.shape.width)"), ("entries", "\(c.shape.maxEntries)"), ("dtype", c.storedType.rawValue),
+        ]
+        let isNew = try environment.read { try $0.count("meta") == 0 }
+        if isNew {
+            return try environment.write { txn in
+                for (key, value) in values { try txn.put("meta", Array(key.utf8), Array(value.utf8)) }
+            }
+        }
+        for (key, expected) in values where key != "dtype" {
+            let found = try value(key, in: environment)
+            guard found == expected else {
+                throw KVStoreError(
+                    .foreign, "use", path: environment.path,
+                    advice: "its \(key) is \(found ?? "missing"), this service's is \(expected): "
+                        + "choose another --data folder or the model that wrote it")
+            }
+        }
+    }
+
+    static func value(_ key: String, in environment: Environment) throws -> String? {
+        try environment.read { try $0.get("meta", Array(key.utf8)) { String(decoding: $0, as: UTF8.self) } }
+    }
+}

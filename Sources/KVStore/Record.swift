@@ -1,0 +1,163 @@
+import Foundation
+import Kernels
+
+/// Shape of a stage's cache. A row is one entry: per layer, keys [width] then values [width].
+public struct CacheShape: Sendable, Equatable {
+    public var layers: Int
+    /// KV heads × head width.
+    public var width: Int
+    /// Most entries of a position: K for the core, 1 for prelude and coda.
+    public var maxEntries: Int
+
+    public init(layers: Int, width: Int, maxEntries: Int) {
+        self.layers = layers
+        self.width = width
+        self.maxEntries = maxEntries
+    }
+
+    /// Floats of one row.
+    public var rowFloats: Int { layers * 2 * width }
+}
+
+/// How floats are stored. f16 and bf16 halve the store but a reloaded session is no longer exact.
+public enum StoredType: String, Sendable, Codable, CaseIterable {
+    case f32, f16, bf16
+    var size: Int { self == .f32 ? 4 : 2 }
+    var code: UInt8 { UInt8(StoredType.allCases.firstIndex(of: self)!) }
+}
+
+/// Keys of the `kv` and `sessions` databases: big-endian, so that hex dumps sort and read.
+enum Key {
+    /// session u64
+    static func session(_ id: UInt64) -> [UInt8] { withUnsafeBytes(of: id.bigEndian) { Array($0) } }
+
+    /// session u64 · position u32
+    static func position(_ session: UInt64, _ position: Int) -> [UInt8] {
+        Key.session(session) + withUnsafeBytes(of: UInt32(position).bigEndian) { Array($0) }
+    }
+
+    /// session u64 · position u32 · deepest entry u8
+    static func record(_ session: UInt64, _ position: Int, deepest: Int) -> [UInt8] {
+        Key.position(session, position) + [UInt8(deepest)]
+    }
+
+    /// The parts of a `kv` key; nil when it is not one.
+    static func parse(_ bytes: UnsafeRawBufferPointer) -> (session: UInt64, position: Int, deepest: Int)? {
+        guard bytes.count == 13 else { return nil }
+        return (
+            UInt64(bigEndian: bytes.loadUnaligned(as: UInt64.self)),
+            Int(UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self))), Int(bytes[12])
+        )
+    }
+}
+
+/// One record of the `kv` database: all entries of one position behind a 16 byte header.
+///
+/// | offset | bytes | |
+/// |---|---|---|
+/// | 0 | 1 | version, 1 |
+/// | 1 | 1 | stored type: 0 f32, 1 f16, 2 bf16 |
+/// | 2 | 1 | entries |
+/// | 3 | 1 | layers |
+/// | 4 | 4 | width, little-endian |
+/// | 8 | 4 | crc32c of bytes 0–7 and of the floats, little-endian |
+/// | 12 | 4 | 0 |
+/// | 16 | … | entries × layers × 2 × width floats, little-endian |
+enum Record {
+    static let headerBytes = 16
+    static let version: UInt8 = 1
+
+    static func encode(_ entries: [UnsafePointer<Float>], _ shape: CacheShape, _ type: StoredType) -> [UInt8] {
+        let payload = entries.count * shape.rowFloats * type.size
+        return [UInt8](unsafeUninitializedCapacity: headerBytes + payload) { out, count in
+            out[0] = version
+            out[1] = type.code
+            out[2] = UInt8(entries.count)
+            out[3] = UInt8(shape.layers)
+            let raw = UnsafeMutableRawBufferPointer(out)
+            raw.storeBytes(of: UInt32(shape.width).littleEndian, toByteOffset: 4, as: UInt32.self)
+            raw.storeBytes(of: 0, toByteOffset: 12, as: UInt32.self)
+            for (index, entry) in entries.enumerated() {
+                let place = raw.baseAddress! + headerBytes + index * shape.rowFloats * type.size
+                store(entry, shape.rowFloats, type, to: place)
+            }
+            raw.storeBytes(of: checksum(UnsafeRawBufferPointer(raw)).littleEndian, toByteOffset: 8, as: UInt32.self)
+            count = headerBytes + payload
+        }
+    }
+
+    private static func store(
+        _ floats: UnsafePointer<Float>, _ count: Int, _ type: StoredType, to place: UnsafeMutableRawPointer
+    ) {
+        switch type {
+        case .f32: place.copyMemory(from: floats, byteCount: count * 4)
+        case .f16:
+            for i in 0..<count {
+                place.storeBytes(of: Float16(floats[i]).bitPattern, toByteOffset: 2 * i, as: UInt16.self)
+            }
+        case .bf16:
+            for i in 0..<count {
+                // Round to nearest, ties to even, on the upper 16 bits.
+                let bits = floats[i].bitPattern
+                let rounded = (bits &+ 0x7FFF &+ ((bits >> 16) & 1)) >> 16
+                place.storeBytes(of: UInt16(truncatingIfNeeded: rounded), toByteOffset: 2 * i, as: UInt16.self)
+            }
+        }
+    }
+
+    private static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+        let header = anira_crc32c(0, bytes.baseAddress, 8)
+        return anira_crc32c(header, bytes.baseAddress! + headerBytes, bytes.count - headerBytes)
+    }
+
+    /// A record whose header, size and checksum were found right.
+    struct View {
+        let entries: Int
+        let type: StoredType
+        fileprivate let bytes: UnsafeRawBufferPointer
+
+        /// Copies entry `index` as float32 to `target`.
+        func copy(_ index: Int, _ shape: CacheShape, to target: UnsafeMutablePointer<Float>) {
+            let place = bytes.baseAddress! + headerBytes + index * shape.rowFloats * type.size
+            switch type {
+            case .f32: UnsafeMutableRawPointer(target).copyMemory(from: place, byteCount: shape.rowFloats * 4)
+            case .f16:
+                for i in 0..<shape.rowFloats {
+                    target[i] = Float(Float16(bitPattern: place.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)))
+                }
+            case .bf16:
+                for i in 0..<shape.rowFloats {
+                    let bits = place.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)
+                    target[i] = Float(bitPattern: UInt32(bits) << 16)
+                }
+            }
+        }
+    }
+
+    /// Checks `bytes` against the shape and the key's deepest entry; the reason when they do not fit.
+    static func parse(
+        _ bytes: UnsafeRawBufferPointer, _ shape: CacheShape, deepest: Int
+    ) -> Result<View, RecordDamage> {
+        guard bytes.count >= headerBytes else { return .failure("\(bytes.count) bytes are no record") }
+        guard bytes[0] == version else { return .failure("record version \(bytes[0]), expected \(version)") }
+        guard Int(bytes[1]) < StoredType.allCases.count else { return .failure("unknown stored type \(bytes[1])") }
+        let type = StoredType.allCases[Int(bytes[1])]
+        let entries = Int(bytes[2])
+        let width = Int(UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self)))
+        guard entries == deepest + 1, entries <= shape.maxEntries else {
+            return .failure("\(entries) entries under a key of deepest entry \(deepest)")
+        }
+        guard Int(bytes[3]) == shape.layers, width == shape.width,
+            bytes.count == headerBytes + entries * shape.rowFloats * type.size
+        else { return .failure("its shape or size does not fit the store's") }
+        let stored = UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
+        guard stored == checksum(bytes) else { return .failure("its checksum does not match its bytes") }
+        return .success(View(entries: entries, type: type, bytes: bytes))
+    }
+}
+
+/// Why a record is not used.
+struct RecordDamage: Error, ExpressibleByStringInterpolation, CustomStringConvertible {
+    let description: String
+    init(stringLiteral value: String) { description = value }
+}

@@ -1,0 +1,70 @@
+import Foundation
+
+/// Who a session belongs to, as its record shows.
+public struct SessionInfo: Sendable, Equatable {
+    /// Empty: an unnamed session, collected some time after its request has ended.
+    public var name: String
+    /// Client id of the request that wrote last.
+    public var request: String
+
+    public init(name: String, request: String) {
+        self.name = name
+        self.request = request
+    }
+}
+
+/// One record of the `sessions` database.
+///
+/// | offset | bytes | |
+/// |---|---|---|
+/// | 0 | 1 | version, 1 |
+/// | 1 | 1 | length of the name |
+/// | 2 | 1 | length of the request id |
+/// | 3 | 1 | 0 |
+/// | 4 | 4 | positions, little-endian |
+/// | 8 | 8 | created, Unix milliseconds, little-endian |
+/// | 16 | 8 | updated, Unix milliseconds |
+/// | 24 | 8 | bytes of its records' values |
+/// | 32 | … | name, request id, UTF-8 |
+public struct StoredSession: Sendable, Equatable {
+    public var info: SessionInfo
+    public var length: Int
+    public var created: UInt64
+    public var updated: UInt64
+    public var bytes: Int
+
+    static let headerBytes = 32
+
+    func encoded() -> [UInt8] {
+        let name = Array(info.name.utf8.prefix(255))
+        let request = Array(info.request.utf8.prefix(255))
+        var out: [UInt8] = [1, UInt8(name.count), UInt8(request.count), 0]
+        withUnsafeBytes(of: UInt32(length).littleEndian) { out += $0 }
+        for value in [created, updated, UInt64(bytes)] { withUnsafeBytes(of: value.littleEndian) { out += $0 } }
+        return out + name + request
+    }
+
+    /// nil when the bytes are no session record of this version.
+    init?(_ raw: UnsafeRawBufferPointer) {
+        guard raw.count >= Self.headerBytes, raw[0] == 1,
+            raw.count == Self.headerBytes + Int(raw[1]) + Int(raw[2])
+        else { return nil }
+        func number(_ offset: Int) -> UInt64 {
+            UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+        }
+        length = Int(UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4, as: UInt32.self)))
+        (created, updated, bytes) = (number(8), number(16), Int(clamping: number(24)))
+        let split = Self.headerBytes + Int(raw[1])
+        info = SessionInfo(
+            name: String(decoding: raw[Self.headerBytes..<split], as: UTF8.self),
+            request: String(decoding: raw[split...], as: UTF8.self))
+    }
+
+    init(info: SessionInfo, length: Int, created: UInt64, updated: UInt64, bytes: Int) {
+        self.info = info
+        self.length = length
+        self.created = created
+        self.updated = updated
+        self.bytes = bytes
+    }
+}

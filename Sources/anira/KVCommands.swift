@@ -1,0 +1,170 @@
+import ArgumentParser
+import Foundation
+import KVStore
+
+struct KV: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "kv", abstract: "Look into the key-value store, live or at rest.",
+        subcommands: [KVStat.self, KVSessions.self, KVShow.self, KVVerify.self, KVCollect.self])
+}
+
+/// Which environments a command looks into.
+struct StoreOptions: ParsableArguments {
+    @Option(help: "The suite's data folder.") var data = "anira-data"
+    @Option(help: "Only this stage: prelude, core or coda.") var stage: String?
+    @Flag(help: "Print JSON.") var json = false
+
+    func paths() throws -> [String] {
+        let all = try KVInspector.environments(data: data)
+        let chosen = all.filter { path in stage.map { path.contains("/kv/\($0)/") } ?? true }
+        guard !chosen.isEmpty else {
+            throw KVStoreError(
+                .notFound, "find a store of stage '\(stage ?? "any")' in", path: data,
+                advice: "start the suite once with this --data folder, or name another")
+        }
+        return chosen
+    }
+
+    func inspectors() throws -> [KVInspector] { try paths().map { try KVInspector(path: $0) } }
+}
+
+struct KVStat: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "stat", abstract: "Sessions, tokens and bytes of each stage's store.")
+    @OptionGroup var options: StoreOptions
+
+    func run() throws {
+        let summaries = try options.inspectors().map { try $0.summary() }
+        if options.json { return try printJSON(summaries) }
+        for s in summaries {
+            print("\(s.path): stage \(s.stage), model \(s.fingerprint), schema \(s.schema), \(s.dtype)")
+            print("  \(s.sessions) sessions, \(s.tokens) tokens, up to \(s.maxEntries) entries of \(s.layers) × 2 × \(s.width) floats a token")
+            print("  file \(size(s.fileBytes)), records \(size(s.recordBytes))" + String(format: ", stored/raw %.2f", s.storedOverRaw))
+        }
+    }
+}
+
+struct KVSessions: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sessions", abstract: "Each session's length, depth histogram and bytes.")
+    @OptionGroup var options: StoreOptions
+
+    func run() throws {
+        let all = try options.inspectors().map { (path: $0.path, sessions: try $0.sessions()) }
+        if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.sessions) })) }
+        for (path, sessions) in all {
+            print("\(path): \(sessions.count) sessions")
+            if !sessions.isEmpty { print("  id        positions  mean entries  of full depth  entries 1…       name or request") }
+            for s in sessions {
+                let share = s.fullDepthBytes > 0 ? Double(s.bytes) / Double(s.fullDepthBytes) : 0
+                let label = s.name.isEmpty ? "(\(s.request))" : s.name
+                let histogram = s.depthHistogram.map(String.init).joined(separator: " ")
+                print(
+                    String(format: "  %-8llu  %9d  %12.2f  %12.0f%%  ", s.id, s.positions, s.meanEntries, share * 100)
+                        + histogram.padding(toLength: max(15, histogram.count), withPad: " ", startingAt: 0) + "  " + label)
+            }
+        }
+    }
+}
+
+struct KVShow: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "show", abstract: "The entries of a session's positions.")
+    @OptionGroup var options: StoreOptions
+    @Argument(help: "Session id, name, or the request id it belongs to, as 'kv sessions' shows them.")
+    var session: String
+    @Option(help: "First position.") var from = 0
+    @Option(help: "Most positions shown.") var count = 64
+
+    func validate() throws {
+        guard from >= 0, from <= 1 << 30, count > 0, count <= 1 << 30 else { throw ValidationError("--from must be 0 or more, --count above 0") }
+    }
+
+    func run() throws {
+        let all = try options.inspectors().map { inspector in
+            let found = try inspector.sessions().first { ["\($0.id)", $0.name, $0.request].contains(session) }
+            return (
+                path: inspector.path,
+                positions: try found.map { try inspector.positions(session: $0.id, from..<(from + count)) } ?? []
+            )
+        }
+        guard all.contains(where: { !$0.positions.isEmpty }) else {
+            throw KVStoreError(.notFound, "find session \(session) in", path: options.data, advice: "'anira kv sessions' lists them")
+        }
+        if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.positions) })) }
+        for (path, positions) in all where !positions.isEmpty {
+            print("\(path): session \(session)")
+            for p in positions {
+                print(String(format: "  position %5d: %d entries, %d bytes", p.position, p.entries, p.bytes))
+                for entry in 0..<p.entries {
+                    let layers = zip(p.keyNorms[entry], p.valueNorms[entry]).map { String(format: "|k| %.3f |v| %.3f", $0, $1) }
+                    print("    entry \(entry): " + layers.joined(separator: "; "))
+                }
+            }
+        }
+    }
+}
+
+struct KVVerify: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "verify", abstract: "Check every record's header, checksum and place; exit 1 when one is damaged.")
+    @OptionGroup var options: StoreOptions
+
+    struct Report: Codable {
+        var path: String
+        var records: Int
+        var problems: [KVInspector.Problem]
+    }
+
+    func run() throws {
+        let reports = try options.inspectors().map { inspector in
+            let (records, problems) = try inspector.verify()
+            return Report(path: inspector.path, records: records, problems: problems)
+        }
+        if options.json {
+            try printJSON(reports)
+        } else {
+            for report in reports {
+                print("\(report.path): \(report.records) records, \(report.problems.count) problems")
+                for p in report.problems { print("  session \(p.session) position \(p.position) key \(p.key): \(p.problem)") }
+            }
+        }
+        if reports.contains(where: { !$0.problems.isEmpty }) { throw ExitCode(1) }
+    }
+}
+
+struct KVCollect: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "gc", abstract: "Remove finished unnamed sessions; the suite must not be running.")
+    @OptionGroup var options: StoreOptions
+    @Option(help: "Keep the newest, at most so many MiB a store. Default with neither option: keep none.")
+    var keepMib: Int?
+    @Option(help: "Keep those of the last so many hours.") var keepHours: Double?
+
+    func validate() throws {
+        guard keepMib ?? 0 >= 0, keepHours ?? 0 >= 0 else { throw ValidationError("--keep-mib and --keep-hours must be 0 or more") }
+    }
+
+    func run() throws {
+        var removed: [String: Int] = [:]
+        for path in try options.paths() {
+            let age = keepHours.map { $0 * 3600 } ?? (keepMib == nil ? -1 : Double(1 << 40))
+            let bytes = keepMib.map { $0 << 20 } ?? (keepHours == nil ? -1 : .max)
+            removed[path] = try KVInspector.collect(path: path, keepBytes: bytes, ageSeconds: age)
+        }
+        if options.json { return try printJSON(removed) }
+        for (path, count) in removed.sorted(by: { $0.key < $1.key }) { print("\(path): removed \(count) unnamed sessions") }
+    }
+}
+
+/// Bytes in the unit that reads best.
+func size(_ bytes: Int) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    var value = Double(bytes)
+    var unit = 0
+    while value >= 1024, unit < units.count - 1 {
+        value /= 1024
+        unit += 1
+    }
+    return unit == 0 ? "\(bytes) B" : String(format: "%.1f %@", value, units[unit])
+}

@@ -1,0 +1,113 @@
+"""kill -9 of any one process under load: every request still ends, exactly once, with the right answer."""
+
+import os
+import random
+import signal
+
+import pytest
+
+from suite import Dealer, Suite, fresh_id, wait_for
+
+REQUESTS, NEW_TOKENS = 24, 48
+
+
+@pytest.fixture(scope="module")
+def suite(binary, model, tmp_path_factory):
+    with Suite(model.path, tmp_path_factory.mktemp("crashes"), cores=2) as suite:
+        yield suite
+
+
+@pytest.fixture(scope="module")
+def work(suite, model):
+    """Requests and their undisturbed answers."""
+    requests = [{"tokens": model.tokens(f"crash {i}", 3 + i % 40), "max_new_tokens": NEW_TOKENS,
+                 "include": {"logprobs": True}} for i in range(REQUESTS)]
+    with Dealer(suite.endpoint) as client:
+        return [(r, client.end({"generate": r}, 20).content) for r in requests]
+
+
+def check(replies, expected):
+    """One undisturbed-looking stream."""
+    done = replies[-1]
+    assert done.kind == "completed", done
+    for key in ("tokens", "depths", "prompt_depths", "logprobs"):
+        assert done.content[key] == expected[key], f"{key} of {done.id} changed by the crash"
+    streamed = [r.content for r in replies if r.kind == "token"]
+    assert [t["index"] for t in streamed] == list(range(NEW_TOKENS))
+    assert [t["token"] for t in streamed] == expected["tokens"]
+
+
+def whole(suite, counts):
+    """All workers are back and the suite says so."""
+    if {kind: len(pids) for kind, pids in suite.workers().items()} != counts:
+        return False
+    with Dealer(suite.endpoint) as client:
+        try:
+            stages = client.one({"status": {}}, 2).content["stages"]
+        except TimeoutError:
+            return False
+        ready = {s["name"]: sum(w["state"] == "ready" for w in s.get("workers", [])) for s in stages}
+        return all(ready.get(kind) == counts[kind] for kind in ("decider", "core", "coda"))
+
+
+@pytest.mark.parametrize("seed", (1, 2))
+@pytest.mark.parametrize("kind", ("decider", "core", "coda"))
+def test_a_killed_worker_loses_no_request_and_changes_no_answer(suite, work, kind, seed):
+    chance = random.Random(f"{kind} {seed}")
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    victim = chance.choice(suite.workers()[kind])
+    with Dealer(suite.endpoint) as client:
+        expected = {client.send({"generate": request}): answer for request, answer in work}
+        early, wanted = [], chance.randrange(10, REQUESTS * NEW_TOKENS // 3)
+        while sum(r.kind == "token" for r in early) < wanted:
+            early.append(client.receive(20))
+        os.kill(victim, signal.SIGKILL)
+        ended = {r.id for r in early if r.kind == "completed"}
+        assert len(ended) < REQUESTS, "nothing was running when the worker was killed"
+        replies = {id: [r for r in early if r.id == id] for id in expected}
+        for id, more in client.collect(set(expected) - ended, 60).items():
+            replies[id] += more
+        for id, answer in expected.items():
+            check(replies[id], answer)
+        client.quiet(0.5)
+    wait_for(lambda: whole(suite, counts), 20, f"a new {kind}")
+    assert victim not in suite.workers()[kind]
+
+
+@pytest.mark.parametrize("kind", ("decider", "core", "coda"))
+def test_a_session_survives_its_worker(suite, model, kind):
+    name, prompt = fresh_id("session"), model.tokens("survivor", 30)
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    with Dealer(suite.endpoint) as client:
+        first = client.generate(prompt, 6, session=name)
+        for victim in suite.workers()[kind]:
+            os.kill(victim, signal.SIGKILL)
+        second = client.generate([4, 5], 6, session=name, seconds=40)
+        fresh = client.generate(prompt + first["tokens"] + [4, 5], 6)
+        assert (second["tokens"], second["depths"]) == (fresh["tokens"], fresh["depths"])
+    wait_for(lambda: whole(suite, counts), 20, f"a new {kind}")
+
+
+def test_after_the_router_is_killed_resent_ids_get_the_right_answers(suite, work):
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    (victim,) = suite.workers()["router"]
+    with Dealer(suite.endpoint) as client:
+        ids = [client.send({"generate": request}) for request, _ in work]
+        for _ in range(60):
+            client.receive(20)
+        os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: whole(suite, counts), 30, "a new router with all its workers")
+    with Dealer(suite.endpoint) as client:
+        for id, (request, _) in zip(ids, work):
+            client.send({"generate": request}, id=id)
+        for id, replies in client.collect(ids, 60).items():
+            expected = work[ids.index(id)][1]
+            assert replies[-1].content.get("tokens") == expected["tokens"], replies[-1]
+            assert replies[-1].content["depths"] == expected["depths"]
+
+
+def test_the_suite_serves_as_before_after_all_that(suite, work):
+    with Dealer(suite.endpoint) as client:
+        for request, answer in work[:4]:
+            done = client.end({"generate": request}).content
+            assert all(done[k] == answer[k] for k in ("tokens", "depths", "prompt_depths", "logprobs"))

@@ -1,0 +1,111 @@
+"""The shipped MANO checkpoints, the Python client, and the ten lines that the README shows."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from reference import Reference
+from suite import ROOT, Dealer, Suite, ask, fresh_id, free_port
+
+CLIENT = ROOT / "clients/python"
+NAMES = ("mano-early", "mano-online")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def mano(request, binary, shipped, tmp_path_factory):
+    folder = shipped(request.param)
+    with Suite(folder, tmp_path_factory.mktemp("mano")) as suite:
+        yield suite, json.loads((folder / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reference_agrees_with_the_shipped_expectations(shipped, name):
+    folder = shipped(name)
+    model, expected = Reference(folder), json.loads((folder / "expected.json").read_text())
+    for item in expected["infer"]:
+        found = model.infer(item["tokens"])
+        assert found.depths == item["depths"]
+        assert np.abs(found.logits - np.array(item["logits"])).max() < 1e-4
+
+
+def test_every_problem_gets_the_expected_answer_and_depths(mano):
+    suite, expected = mano
+    for item in expected["prompts"]:
+        reply = ask(suite.endpoint, {"id": fresh_id(), "generate": {"text": item["text"], "max_new_tokens": 1}})
+        assert reply.content["text"].strip() == item["answer"], item["text"]
+        assert reply.content["prompt_depths"] == item["depths"], item["text"]
+        assert reply.content["depths"] == item["depths"][-1:]
+
+
+def test_logits_of_the_shipped_cases_are_within_tolerance(mano):
+    suite, expected = mano
+    with Dealer(suite.endpoint) as client:
+        for item in expected["infer"]:
+            reply = client.end({"score": {"tokens": item["tokens"], "include": {"logits": True}}})
+            logits = np.frombuffer(reply.frames[0], "<f4").reshape(reply.content["logits"]["shape"])
+            assert reply.content["depths"] == item["depths"]
+            assert np.abs(logits - np.array(item["logits"])).max() < 1e-4
+
+
+# --- clients/python --------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def anira_client(monkeypatch):
+    monkeypatch.syspath_prepend(str(CLIENT))
+    import anira_client
+    return anira_client
+
+
+def test_the_ten_lines_print_the_answer_and_its_depths(mano):
+    suite, expected = mano
+    done = subprocess.run([sys.executable, CLIENT / "ten_lines.py", suite.endpoint], capture_output=True, text=True,
+                          timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "4"       # 3 + 2 * 4 = 11, which is 4 modulo 7
+    lines = [line for line in (CLIENT / "ten_lines.py").read_text().splitlines() if line.strip()]
+    assert len(lines) <= 10
+
+
+def test_the_client_generates_scores_and_streams(mano, anira_client):
+    suite, expected = mano
+    item = expected["prompts"][0]
+    with anira_client.Anira(suite.endpoint) as anira:
+        done = anira.generate(item["text"], max_new_tokens=1)
+        assert done["text"].strip() == item["answer"] and done["prompt_depths"] == item["depths"]
+        events = list(anira.generate(item["tokens"], max_new_tokens=3, stream=True))
+        assert [e["index"] for e in events[:-1]] == [0, 1, 2]
+        assert events[-1]["tokens"] == [e["token"] for e in events[:-1]]
+        assert len(anira.score(item["tokens"])["logprobs"]) == len(item["tokens"]) - 1
+        assert anira.status()["stages"] and anira.models()
+        anira.generate(item["text"], max_new_tokens=1, session="client-test")
+        anira.drop_session("client-test")
+
+
+def test_the_client_raises_what_the_suite_answers(mano, anira_client):
+    suite, _ = mano
+    with anira_client.Anira(suite.endpoint) as anira:
+        with pytest.raises(anira_client.AniraError) as caught:
+            anira.generate("<bos> nonsense")
+        assert caught.value.code == "INVALID_ARGUMENT" and "nonsense" in str(caught.value)
+        with pytest.raises(anira_client.AniraError, match="NOT_FOUND"):
+            anira.result("nobody-asked-this")
+        with pytest.raises(anira_client.AniraError, match="NOT_FOUND"):
+            anira.cancel("nobody-asked-this")
+
+
+def test_the_client_times_out_when_nobody_answers(anira_client):
+    with anira_client.Anira(f"tcp://127.0.0.1:{free_port()}", timeout=0.2) as anira:
+        with pytest.raises(anira_client.AniraTimeout):
+            anira.status()
+
+
+def test_a_stream_left_early_is_cancelled_and_the_client_goes_on(mano, anira_client):
+    suite, expected = mano
+    item = expected["prompts"][0]
+    with anira_client.Anira(suite.endpoint) as anira:
+        for event in anira.generate(item["tokens"], max_new_tokens=50, stream=True):
+            break
+        assert anira.generate(item["text"], max_new_tokens=1)["text"].strip() == item["answer"]

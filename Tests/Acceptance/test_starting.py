@@ -1,0 +1,150 @@
+"""Starting, refusing to start, and stopping."""
+
+import json
+import signal
+import socket
+
+import pytest
+
+import checkpoints
+from suite import Dealer, Refused, Suite, alive, fingerprint, free_port, run
+
+pytestmark = pytest.mark.usefixtures("binary")
+
+
+def refused(suite, *words):
+    """It ends with exit code 1 and one line on stderr that contains the words."""
+    try:
+        with pytest.raises(Refused) as caught:
+            suite.start()
+    finally:
+        if suite.process and suite.process.poll() is None:
+            suite.kill()
+    error = caught.value
+    assert error.code == 1, error
+    lines = [line for line in error.err.splitlines() if line.strip()]
+    assert len(lines) == 1, f"expected one line on stderr:\n{error.err}"
+    for word in words:
+        assert word in lines[0], f"'{word}' is not in: {lines[0]}"
+    assert not [pid for pid in suite.seen if alive(pid)]
+    assert not list(suite.temporary.rglob("*"))
+    return lines[0]
+
+
+def stores(folder):
+    return sorted(folder.rglob("data.mdb")) if folder.exists() else []
+
+
+# --- refusals --------------------------------------------------------------------------------------------------
+
+def test_a_missing_checkpoint_is_refused(tmp_path):
+    refused(Suite(tmp_path / "nowhere", tmp_path), "nowhere")
+    assert not stores(tmp_path)
+
+
+@pytest.mark.parametrize("kind", checkpoints.DAMAGES)
+def test_a_damaged_checkpoint_is_refused(tmp_path, kind):
+    folder, words = checkpoints.damaged(tmp_path / "model", kind)
+    refused(Suite(folder, tmp_path), *words)
+    assert not stores(tmp_path)
+
+
+def test_a_busy_port_is_refused(model, tmp_path):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        refused(Suite(model.path, tmp_path, port=port), str(port))
+
+
+def test_a_second_suite_on_the_same_data_folder_is_refused_and_the_first_serves_on(suite, model, tmp_path, client):
+    refused(Suite(model.path, tmp_path, data=suite.data), str(suite.data))
+    assert client.score([1, 2, 3])["depths"]
+
+
+def test_a_store_of_another_model_is_refused_and_not_touched(models, tmp_path):
+    data = tmp_path / "data"
+    with Suite(models("early").path, tmp_path / "a", data=data) as suite, Dealer(suite.endpoint) as client:
+        client.generate([1, 2, 3], 4, session="kept")
+    before = fingerprint(data)
+    refused(Suite(models("latest").path, tmp_path / "b", data=data))
+    assert fingerprint(data) == before
+    with Suite(models("early").path, tmp_path / "c", data=data) as suite, Dealer(suite.endpoint) as client:
+        assert client.generate([4], 4, session="kept")["usage"]["prompt_tokens"] == 1
+
+
+@pytest.mark.parametrize("words", (
+    ("nonsense",), ("up",), ("up", "--model"), ("up", "--model", "x", "--nonsense"),
+    ("up", "--model", "x", "--cores", "many"), ("up", "--model", "x", "--cores", "0"), ("kv", "nonsense"),
+    ("status", "--endpoint"), ("core", "--nonsense"), ("generate", "--max-new-tokens", "many")), ids=" ".join)
+def test_a_usage_error_exits_64(words):
+    done = run(*words)
+    assert done.returncode == 64, done
+    assert done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "command", ("", "up", "router", "decider", "core", "coda", "generate", "score", "status", "kv"))
+def test_help_is_there(command):
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0 and len(done.stdout) > 40
+
+
+def test_status_without_a_suite_fails_in_bounded_time():
+    done = run("status", "--endpoint", f"tcp://127.0.0.1:{free_port()}", timeout=20)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+# --- running and stopping --------------------------------------------------------------------------------------
+
+def test_the_ready_line_is_one_line_and_names_the_endpoint(suite):
+    assert [line for line in suite.output if "ready" in line.lower()] == [suite.ready_line]
+    assert suite.endpoint in suite.ready_line
+
+
+def test_services_are_processes_told_apart_by_their_subcommand(suite):
+    assert {kind: len(pids) for kind, pids in suite.workers().items()} == {
+        "router": 1, "decider": 1, "core": 2, "coda": 1}
+
+
+def test_anira_status_prints_json(suite):
+    done = run("status", "--endpoint", suite.endpoint, "--json")
+    assert done.returncode == 0, done
+    assert '"core"' in done.stdout and isinstance(json.loads(done.stdout), dict)
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
+def test_a_stop_signal_leaves_nothing_behind(model, tmp_path, number):
+    suite = Suite(model.path, tmp_path, cores=2, deciders=2, codas=2).start()
+    with Dealer(suite.endpoint) as client:
+        client.generate([1, 2, 3], 8, session="s")
+    assert {k: len(p) for k, p in suite.workers().items()} == {"router": 1, "decider": 2, "core": 2, "coda": 2}
+    assert suite.stop(number) == 0
+    assert suite.left_files() == []
+
+
+def test_a_stop_under_load_ends_every_request_and_leaves_nothing_behind(model, tmp_path):
+    suite = Suite(model.path, tmp_path).start()
+    with Dealer(suite.endpoint) as client:
+        ids = [client.send({"generate": {"tokens": model.tokens(f"stop {i}", 10), "max_new_tokens": 60}})
+               for i in range(12)]
+        for _ in range(20):
+            client.receive()
+        suite.process.send_signal(signal.SIGTERM)
+        endings = {}
+        while len(endings) < len(ids):
+            reply = client.receive(30)
+            if reply.kind in ("completed", "error"):
+                assert reply.id not in endings
+                endings[reply.id] = reply
+        assert all(r.kind == "completed" or r.content["code"] in ("UNAVAILABLE", "CANCELLED")
+                   for r in endings.values())
+    assert suite.stop() == 0
+    assert suite.left_files() == []
+
+
+def test_five_starts_and_stops_on_one_data_folder_work(model, tmp_path):
+    for i in range(5):
+        with Suite(model.path, tmp_path / str(i), data=tmp_path / "data") as suite, Dealer(suite.endpoint) as client:
+            assert client.score([1, 2, 3])["depths"]
