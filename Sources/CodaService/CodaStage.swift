@@ -68,6 +68,7 @@ public final class CodaStage: Stage {
             finish(item, logits.map { $0 + offset * coda.configuration.vocabSize })
             offset += wantedRows(item).count
         }
+        store.flush()
         figures.steps += 1
         figures.rows += rows
         figures.tokens += rows

@@ -69,6 +69,7 @@ public final class DeciderStage: Stage {
             finish(item, h + row * width)
             row += item.count
         }
+        store.flush()
         figures.steps += 1
         figures.rows += rows
         figures.tokens += rows

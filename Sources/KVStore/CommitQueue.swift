@@ -29,6 +29,9 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     }
 
     private static let mostWaitingBytes = 256 << 20
+    private static let mostInlineBytes = 256 << 10
+    private let mayCommitInline: Bool
+    private var busy = false
     private let condition = NSCondition()
     private let environment: Environment
     private let clock: @Sendable () -> UInt64
@@ -41,23 +44,37 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     private var counts = Figures()
 
     /// clock: Unix milliseconds, for the sessions' stamps.
-    init(_ environment: Environment, clock: @escaping @Sendable () -> UInt64) {
+    /// mayCommitInline: commits cost microseconds, not the disk's time.
+    init(_ environment: Environment, mayCommitInline: Bool, clock: @escaping @Sendable () -> UInt64) {
         self.environment = environment
+        self.mayCommitInline = mayCommitInline
         self.clock = clock
         let thread = Thread { [self] in run() }
         thread.name = "commit"
         thread.start()
     }
 
-    func submit(_ write: Write) {
-        condition.withLock {
+    /// Hands a group of writes over: one transaction, or part of a larger one. A small group is committed by the
+    /// calling thread when the writer is idle: waking another thread takes longer than the commit.
+    func submit(_ group: [Write]) {
+        let bytes = group.reduce(0) { $0 + $1.bytes }
+        let inline = condition.withLock {
             while waitingBytes > Self.mostWaitingBytes { condition.wait() }
-            waiting.append(write)
-            waitingBytes += write.bytes
-            pending[write.session, default: 0] += 1
+            for write in group { pending[write.session, default: 0] += 1 }
+            if mayCommitInline, !busy, waiting.isEmpty, bytes <= Self.mostInlineBytes {
+                busy = true
+                return true
+            }
+            waiting += group
+            waitingBytes += bytes
             condition.broadcast()
+            return false
         }
+        if inline { commit(group) }
     }
+
+    /// Whether anything waits for its commit.
+    var isBusy: Bool { condition.withLock { busy || !waiting.isEmpty } }
 
     /// Whether writes of the session wait for their commit.
     func isPending(_ session: UInt64) -> Bool { condition.withLock { pending[session] != nil } }
@@ -82,36 +99,40 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     }
 
     private func run() {
-        while let batch = next() {
-            let start = DispatchTime.now().uptimeNanoseconds
-            var failure: KVStoreError?
-            var figures = Figures()
-            do {
-                figures = try environment.write { txn in
-                    var figures = Figures()
-                    for write in batch { try apply(write, txn, &figures) }
-                    return figures
-                }
-            } catch let error as KVStoreError {
-                failure = error
-            } catch {
-                failure = KVStoreError(.system, "write to (\(error))", path: environment.path)
-            }
-            finish(batch, failure, figures, micros: Double(DispatchTime.now().uptimeNanoseconds - start) / 1000)
-            for write in batch { write.completion(failure) }
-        }
+        while let batch = next() { commit(batch) }
         condition.withLock {
             ended = true
             condition.broadcast()
         }
     }
 
+    /// Only by whoever set `busy`.
+    private func commit(_ batch: [Write]) {
+        let start = DispatchTime.now().uptimeNanoseconds
+        var failure: KVStoreError?
+        var figures = Figures()
+        do {
+            figures = try environment.write { txn in
+                var figures = Figures()
+                for write in batch { try apply(write, txn, &figures) }
+                return figures
+            }
+        } catch let error as KVStoreError {
+            failure = error
+        } catch {
+            failure = KVStoreError(.system, "write to (\(error))", path: environment.path)
+        }
+        for write in batch { write.completion(failure) }
+        finish(batch, failure, figures, micros: Double(DispatchTime.now().uptimeNanoseconds - start) / 1000)
+    }
+
     private func next() -> [Write]? {
         condition.withLock {
-            while waiting.isEmpty {
-                if stopping { return nil }
+            while busy || waiting.isEmpty {
+                if stopping, !busy { return nil }
                 condition.wait()
             }
+            busy = true
             defer {
                 waiting.removeAll(keepingCapacity: true)
                 waitingBytes = 0
@@ -128,6 +149,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
                 pending[write.session] = left == 0 ? nil : left
                 if failure != nil { failed.insert(write.session) }
             }
+            busy = false
             if failure == nil {
                 counts.commits += 1
                 counts.records += figures.records

@@ -23,6 +23,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     public let path: String
     private let env: OpaquePointer
     private let lock: OwnerLock?
+    private var isClosed = false
     private var databases: [String: MDB_dbi] = [:]
     /// Transactions hold it shared, growing the map exclusively: the map may only move while none is open.
     private var growth = pthread_rwlock_t()
@@ -108,8 +109,16 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     }
 
     deinit {
-        mdb_env_close(env)
+        close()
         pthread_rwlock_destroy(&growth)
+    }
+
+    /// Closes the environment and gives its path up; no transaction may be open or begun afterwards.
+    public func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        mdb_env_close(env)
+        lock?.release()
         Self.open.withLock { _ = $0.remove(path) }
     }
 

@@ -68,6 +68,8 @@ public final class KVStore {
     private let environment: Environment?
     private let writer: CommitQueue?
     private var reloads = 0
+    /// Records of the current step.
+    private var group: [CommitQueue.Write] = []
 
     public init(_ configuration: KVStoreConfiguration) throws {
         self.configuration = configuration
@@ -82,7 +84,8 @@ public final class KVStore {
             mapBytes: configuration.mapBytes)
         try Layout.claim(environment, configuration)
         self.environment = environment
-        writer = CommitQueue(environment, clock: configuration.clock)
+        writer = CommitQueue(
+            environment, mayCommitInline: configuration.durability == .process, clock: configuration.clock)
     }
 
     /// First float of row 0; never moves.
@@ -104,6 +107,7 @@ public final class KVStore {
         let session = ResidentTier.Session(info: info, persist: persist && writer != nil)
         resident.insert(id, session)
         guard session.persist, let environment, let writer else { return session }
+        flush()
         writer.settle(id)
         let stored = try environment.read { txn in
             try txn.get("sessions", Key.session(id)) { StoredSession($0)?.length ?? 1 } ?? 0
@@ -175,14 +179,14 @@ public final class KVStore {
         }
     }
 
-    /// Closes open positions and hands their records to the writer. `completion` runs after the commit that holds
-    /// them, on the writer thread; at once for sessions that are not kept.
+    /// Closes open positions; their records go with the next `flush`. `completion` runs after the commit that holds
+    /// them, on the writer thread or in `flush`; at once for sessions that are not kept.
     public func commit(
         session id: UInt64, positions: Range<Int>, completion: @escaping @Sendable (KVStoreError?) -> Void
     ) {
         let session = resident.sessions[id]!
         for position in positions { resident.seal(session, position) }
-        guard session.persist, let writer else { return completion(nil) }
+        guard session.persist, writer != nil else { return completion(nil) }
         var write = CommitQueue.Write(session: id, info: session.info, completion: completion)
         write.voidFrom = session.voidFrom
         session.voidFrom = nil
@@ -196,8 +200,18 @@ public final class KVStore {
         }
         write.length = positions.upperBound
         session.stored = max(write.voidFrom.map { min($0, session.stored) } ?? session.stored, positions.upperBound)
-        writer.submit(write)
+        group.append(write)
     }
+
+    /// Commits what `commit` collected, many sessions in one transaction.
+    public func flush() {
+        guard !group.isEmpty, let writer else { return }
+        writer.submit(group)
+        group.removeAll(keepingCapacity: true)
+    }
+
+    /// Whether something handed over waits for its commit.
+    public var isCommitting: Bool { !group.isEmpty || (writer?.isBusy ?? false) }
 
     /// Forgets open positions from `position` on: their work was given up.
     public func abandon(session id: UInt64, from position: Int) {
@@ -211,9 +225,11 @@ public final class KVStore {
     public func drop(session id: UInt64, completion: @escaping @Sendable (KVStoreError?) -> Void = { _ in }) {
         resident.remove(id)
         guard let writer else { return completion(nil) }
-        writer.submit(
+        flush()
+        writer.submit([
             CommitQueue.Write(
-                session: id, info: SessionInfo(name: "", request: ""), kind: .drop, completion: completion))
+                session: id, info: SessionInfo(name: "", request: ""), kind: .drop, completion: completion)
+        ])
     }
 
     /// Every few seconds: frees dead readers' slots and collects unnamed sessions over their budget.
@@ -223,9 +239,10 @@ public final class KVStore {
         let collect = CommitQueue.Write.Kind.collect(
             keepBytes: configuration.keepBytes, keepAgeMS: configuration.keepAgeMS,
             spare: Set(resident.sessions.keys))
-        writer.submit(
+        writer.submit([
             CommitQueue.Write(
-                session: .max, info: SessionInfo(name: "", request: ""), kind: collect, completion: { _ in }))
+                session: .max, info: SessionInfo(name: "", request: ""), kind: collect, completion: { _ in })
+        ])
     }
 
     public func statistics() -> KVStatistics {
@@ -246,5 +263,9 @@ public final class KVStore {
     }
 
     /// Commits what waits. The store is not used afterwards.
-    public func close() { writer?.close() }
+    public func close() {
+        flush()
+        writer?.close()
+        environment?.close()
+    }
 }

@@ -1,10 +1,12 @@
 import Foundation
+import Synchronization
 
 /// An exclusive claim on a path by this process, held until it ends: an ipc path, a data folder and an environment
 /// have no owner of their own, and a second process would silently take them over.
 public final class OwnerLock: Sendable {
     private let path: String
     private let descriptor: Int32
+    private let released = Atomic(false)
 
     /// Throws naming the owner's pid when another process holds `path`. what: named in that error.
     public init(path: String, what: String) throws {
@@ -26,9 +28,12 @@ public final class OwnerLock: Sendable {
         _ = text.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) }
     }
 
-    /// Gives the path up and removes the lock file.
-    deinit {
+    /// Gives the path up and removes the lock file; so does the last reference when it goes.
+    public func release() {
+        guard released.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else { return }
         unlink(path)
         close(descriptor)
     }
+
+    deinit { release() }
 }

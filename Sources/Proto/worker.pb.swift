@@ -563,46 +563,103 @@ public nonisolated struct Anira_Worker_V1_Release: Sendable {
   public init() {}
 }
 
-/// Both directions. The worker's carries its figures.
-public nonisolated struct Anira_Worker_V1_Heartbeat: Sendable {
+/// Both directions. The worker's comes on a connection of its own, names the worker and carries its figures.
+public nonisolated struct Anira_Worker_V1_Heartbeat: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  public var name: String {
+    get {_storage._name}
+    set {_uniqueStorage()._name = newValue}
+  }
+
+  public var incarnation: UInt64 {
+    get {_storage._incarnation}
+    set {_uniqueStorage()._incarnation = newValue}
+  }
+
   /// iterations of the compute loop: stands still when the loop is stuck
-  public var progress: UInt64 = 0
+  public var progress: UInt64 {
+    get {_storage._progress}
+    set {_uniqueStorage()._progress = newValue}
+  }
 
-  public var queued: UInt32 = 0
+  public var queued: UInt32 {
+    get {_storage._queued}
+    set {_uniqueStorage()._queued = newValue}
+  }
 
-  public var computing: Bool = false
+  public var computing: Bool {
+    get {_storage._computing}
+    set {_uniqueStorage()._computing = newValue}
+  }
 
-  public var busy: Float = 0
+  public var busy: Float {
+    get {_storage._busy}
+    set {_uniqueStorage()._busy = newValue}
+  }
 
-  public var steps: Float = 0
+  public var steps: Float {
+    get {_storage._steps}
+    set {_uniqueStorage()._steps = newValue}
+  }
 
-  public var rows: Float = 0
+  public var rows: Float {
+    get {_storage._rows}
+    set {_uniqueStorage()._rows = newValue}
+  }
 
-  public var tokens: Float = 0
+  public var tokens: Float {
+    get {_storage._tokens}
+    set {_uniqueStorage()._tokens = newValue}
+  }
 
-  public var depthHistogram: [UInt32] = []
+  public var depthHistogram: [UInt32] {
+    get {_storage._depthHistogram}
+    set {_uniqueStorage()._depthHistogram = newValue}
+  }
 
-  public var residentMib: Float = 0
+  public var residentMib: Float {
+    get {_storage._residentMib}
+    set {_uniqueStorage()._residentMib = newValue}
+  }
 
-  public var budgetMib: Float = 0
+  public var budgetMib: Float {
+    get {_storage._budgetMib}
+    set {_uniqueStorage()._budgetMib = newValue}
+  }
 
-  public var residentSessions: UInt32 = 0
+  public var residentSessions: UInt32 {
+    get {_storage._residentSessions}
+    set {_uniqueStorage()._residentSessions = newValue}
+  }
 
-  public var mapUsed: Float = 0
+  public var mapUsed: Float {
+    get {_storage._mapUsed}
+    set {_uniqueStorage()._mapUsed = newValue}
+  }
 
-  public var commits: Float = 0
+  public var commits: Float {
+    get {_storage._commits}
+    set {_uniqueStorage()._commits = newValue}
+  }
 
-  public var evictions: Float = 0
+  public var evictions: Float {
+    get {_storage._evictions}
+    set {_uniqueStorage()._evictions = newValue}
+  }
 
-  public var reloads: Float = 0
+  public var reloads: Float {
+    get {_storage._reloads}
+    set {_uniqueStorage()._reloads = newValue}
+  }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -1628,99 +1685,177 @@ nonisolated extension Anira_Worker_V1_Release: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension Anira_Worker_V1_Heartbeat: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Heartbeat"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}progress\0\u{1}queued\0\u{1}computing\0\u{1}busy\0\u{1}steps\0\u{1}rows\0\u{1}tokens\0\u{3}depth_histogram\0\u{3}resident_mib\0\u{3}budget_mib\0\u{3}resident_sessions\0\u{3}map_used\0\u{1}commits\0\u{1}evictions\0\u{1}reloads\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}progress\0\u{1}queued\0\u{1}computing\0\u{1}busy\0\u{1}steps\0\u{1}rows\0\u{1}tokens\0\u{3}depth_histogram\0\u{3}resident_mib\0\u{3}budget_mib\0\u{3}resident_sessions\0\u{3}map_used\0\u{1}commits\0\u{1}evictions\0\u{1}reloads\0\u{1}name\0\u{1}incarnation\0")
+
+  fileprivate class _StorageClass {
+    var _name: String = String()
+    var _incarnation: UInt64 = 0
+    var _progress: UInt64 = 0
+    var _queued: UInt32 = 0
+    var _computing: Bool = false
+    var _busy: Float = 0
+    var _steps: Float = 0
+    var _rows: Float = 0
+    var _tokens: Float = 0
+    var _depthHistogram: [UInt32] = []
+    var _residentMib: Float = 0
+    var _budgetMib: Float = 0
+    var _residentSessions: UInt32 = 0
+    var _mapUsed: Float = 0
+    var _commits: Float = 0
+    var _evictions: Float = 0
+    var _reloads: Float = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _name = source._name
+      _incarnation = source._incarnation
+      _progress = source._progress
+      _queued = source._queued
+      _computing = source._computing
+      _busy = source._busy
+      _steps = source._steps
+      _rows = source._rows
+      _tokens = source._tokens
+      _depthHistogram = source._depthHistogram
+      _residentMib = source._residentMib
+      _budgetMib = source._budgetMib
+      _residentSessions = source._residentSessions
+      _mapUsed = source._mapUsed
+      _commits = source._commits
+      _evictions = source._evictions
+      _reloads = source._reloads
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.progress) }()
-      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.queued) }()
-      case 3: try { try decoder.decodeSingularBoolField(value: &self.computing) }()
-      case 4: try { try decoder.decodeSingularFloatField(value: &self.busy) }()
-      case 5: try { try decoder.decodeSingularFloatField(value: &self.steps) }()
-      case 6: try { try decoder.decodeSingularFloatField(value: &self.rows) }()
-      case 7: try { try decoder.decodeSingularFloatField(value: &self.tokens) }()
-      case 8: try { try decoder.decodeRepeatedUInt32Field(value: &self.depthHistogram) }()
-      case 9: try { try decoder.decodeSingularFloatField(value: &self.residentMib) }()
-      case 10: try { try decoder.decodeSingularFloatField(value: &self.budgetMib) }()
-      case 11: try { try decoder.decodeSingularUInt32Field(value: &self.residentSessions) }()
-      case 12: try { try decoder.decodeSingularFloatField(value: &self.mapUsed) }()
-      case 13: try { try decoder.decodeSingularFloatField(value: &self.commits) }()
-      case 14: try { try decoder.decodeSingularFloatField(value: &self.evictions) }()
-      case 15: try { try decoder.decodeSingularFloatField(value: &self.reloads) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularUInt64Field(value: &_storage._progress) }()
+        case 2: try { try decoder.decodeSingularUInt32Field(value: &_storage._queued) }()
+        case 3: try { try decoder.decodeSingularBoolField(value: &_storage._computing) }()
+        case 4: try { try decoder.decodeSingularFloatField(value: &_storage._busy) }()
+        case 5: try { try decoder.decodeSingularFloatField(value: &_storage._steps) }()
+        case 6: try { try decoder.decodeSingularFloatField(value: &_storage._rows) }()
+        case 7: try { try decoder.decodeSingularFloatField(value: &_storage._tokens) }()
+        case 8: try { try decoder.decodeRepeatedUInt32Field(value: &_storage._depthHistogram) }()
+        case 9: try { try decoder.decodeSingularFloatField(value: &_storage._residentMib) }()
+        case 10: try { try decoder.decodeSingularFloatField(value: &_storage._budgetMib) }()
+        case 11: try { try decoder.decodeSingularUInt32Field(value: &_storage._residentSessions) }()
+        case 12: try { try decoder.decodeSingularFloatField(value: &_storage._mapUsed) }()
+        case 13: try { try decoder.decodeSingularFloatField(value: &_storage._commits) }()
+        case 14: try { try decoder.decodeSingularFloatField(value: &_storage._evictions) }()
+        case 15: try { try decoder.decodeSingularFloatField(value: &_storage._reloads) }()
+        case 16: try { try decoder.decodeSingularStringField(value: &_storage._name) }()
+        case 17: try { try decoder.decodeSingularUInt64Field(value: &_storage._incarnation) }()
+        default: break
+        }
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if self.progress != 0 {
-      try visitor.visitSingularUInt64Field(value: self.progress, fieldNumber: 1)
-    }
-    if self.queued != 0 {
-      try visitor.visitSingularUInt32Field(value: self.queued, fieldNumber: 2)
-    }
-    if self.computing != false {
-      try visitor.visitSingularBoolField(value: self.computing, fieldNumber: 3)
-    }
-    if self.busy.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.busy, fieldNumber: 4)
-    }
-    if self.steps.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.steps, fieldNumber: 5)
-    }
-    if self.rows.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.rows, fieldNumber: 6)
-    }
-    if self.tokens.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.tokens, fieldNumber: 7)
-    }
-    if !self.depthHistogram.isEmpty {
-      try visitor.visitPackedUInt32Field(value: self.depthHistogram, fieldNumber: 8)
-    }
-    if self.residentMib.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.residentMib, fieldNumber: 9)
-    }
-    if self.budgetMib.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.budgetMib, fieldNumber: 10)
-    }
-    if self.residentSessions != 0 {
-      try visitor.visitSingularUInt32Field(value: self.residentSessions, fieldNumber: 11)
-    }
-    if self.mapUsed.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.mapUsed, fieldNumber: 12)
-    }
-    if self.commits.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.commits, fieldNumber: 13)
-    }
-    if self.evictions.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.evictions, fieldNumber: 14)
-    }
-    if self.reloads.bitPattern != 0 {
-      try visitor.visitSingularFloatField(value: self.reloads, fieldNumber: 15)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      if _storage._progress != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._progress, fieldNumber: 1)
+      }
+      if _storage._queued != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._queued, fieldNumber: 2)
+      }
+      if _storage._computing != false {
+        try visitor.visitSingularBoolField(value: _storage._computing, fieldNumber: 3)
+      }
+      if _storage._busy.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._busy, fieldNumber: 4)
+      }
+      if _storage._steps.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._steps, fieldNumber: 5)
+      }
+      if _storage._rows.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._rows, fieldNumber: 6)
+      }
+      if _storage._tokens.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._tokens, fieldNumber: 7)
+      }
+      if !_storage._depthHistogram.isEmpty {
+        try visitor.visitPackedUInt32Field(value: _storage._depthHistogram, fieldNumber: 8)
+      }
+      if _storage._residentMib.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._residentMib, fieldNumber: 9)
+      }
+      if _storage._budgetMib.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._budgetMib, fieldNumber: 10)
+      }
+      if _storage._residentSessions != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._residentSessions, fieldNumber: 11)
+      }
+      if _storage._mapUsed.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._mapUsed, fieldNumber: 12)
+      }
+      if _storage._commits.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._commits, fieldNumber: 13)
+      }
+      if _storage._evictions.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._evictions, fieldNumber: 14)
+      }
+      if _storage._reloads.bitPattern != 0 {
+        try visitor.visitSingularFloatField(value: _storage._reloads, fieldNumber: 15)
+      }
+      if !_storage._name.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._name, fieldNumber: 16)
+      }
+      if _storage._incarnation != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._incarnation, fieldNumber: 17)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Anira_Worker_V1_Heartbeat, rhs: Anira_Worker_V1_Heartbeat) -> Bool {
-    if lhs.progress != rhs.progress {return false}
-    if lhs.queued != rhs.queued {return false}
-    if lhs.computing != rhs.computing {return false}
-    if lhs.busy != rhs.busy {return false}
-    if lhs.steps != rhs.steps {return false}
-    if lhs.rows != rhs.rows {return false}
-    if lhs.tokens != rhs.tokens {return false}
-    if lhs.depthHistogram != rhs.depthHistogram {return false}
-    if lhs.residentMib != rhs.residentMib {return false}
-    if lhs.budgetMib != rhs.budgetMib {return false}
-    if lhs.residentSessions != rhs.residentSessions {return false}
-    if lhs.mapUsed != rhs.mapUsed {return false}
-    if lhs.commits != rhs.commits {return false}
-    if lhs.evictions != rhs.evictions {return false}
-    if lhs.reloads != rhs.reloads {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._name != rhs_storage._name {return false}
+        if _storage._incarnation != rhs_storage._incarnation {return false}
+        if _storage._progress != rhs_storage._progress {return false}
+        if _storage._queued != rhs_storage._queued {return false}
+        if _storage._computing != rhs_storage._computing {return false}
+        if _storage._busy != rhs_storage._busy {return false}
+        if _storage._steps != rhs_storage._steps {return false}
+        if _storage._rows != rhs_storage._rows {return false}
+        if _storage._tokens != rhs_storage._tokens {return false}
+        if _storage._depthHistogram != rhs_storage._depthHistogram {return false}
+        if _storage._residentMib != rhs_storage._residentMib {return false}
+        if _storage._budgetMib != rhs_storage._budgetMib {return false}
+        if _storage._residentSessions != rhs_storage._residentSessions {return false}
+        if _storage._mapUsed != rhs_storage._mapUsed {return false}
+        if _storage._commits != rhs_storage._commits {return false}
+        if _storage._evictions != rhs_storage._evictions {return false}
+        if _storage._reloads != rhs_storage._reloads {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -245,6 +245,7 @@ extension CoreStage {
             removeRow(row)
         }
         for item in finished.sorted() { finish(running.removeValue(forKey: item)!) }
+        store.flush()
     }
 
     /// exit_kv "project": entry d of a row that left after d < K iterations, one K/V projection for all leavers.

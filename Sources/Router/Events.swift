@@ -26,7 +26,7 @@ public enum RouterEvent: Sendable {
     case unreadable(Refusal, id: String, from: ClientAddress)
     case ready(Anira_Worker_V1_Ready, from: WorkerAddress)
     case results([Outcome], from: WorkerAddress)
-    case heartbeat(Anira_Worker_V1_Heartbeat, from: WorkerAddress)
+    case heartbeat(Anira_Worker_V1_Heartbeat)
     case drain(from: WorkerAddress)
     case bye(from: WorkerAddress)
     /// A message to this worker found no peer.

@@ -43,6 +43,8 @@ public final class Ledger: Sendable {
                 + "choose another --data folder or the model that wrote it")
     }
 
+    func close() { environment.close() }
+
     func contents() throws -> LedgerContents {
         var contents = LedgerContents()
         let decoder = PropertyListDecoder()

@@ -62,6 +62,9 @@ public final class RouterService: Sendable {
     public func run() throws {
         try serve()
         context.terminate()
+        for endpoint in [options.endpoint, options.workers] where endpoint.hasPrefix("ipc://") {
+            unlink(String(endpoint.dropFirst(6)))  // libzmq leaves the file of a socket that was bound to it
+        }
     }
 
     private func serve() throws {
@@ -83,6 +86,8 @@ private struct RouterLoop: ~Copyable {
     private let locks: [OwnerLock]
     private let tickNS: UInt64
     private var announced = false
+    /// Actions that wait until the workers have been served.
+    private var later: [RouterAction] = []
 
     init(
         options: RouterOptions, state: RouterState, ledger: Ledger?, context: Context, log: Logger
@@ -120,6 +125,7 @@ private struct RouterLoop: ~Copyable {
                 nextTick = monotonicNanoseconds() + tickNS
             }
             perform(state.flush(now: monotonicNanoseconds()))
+            answerClients()
             announceOnce()
             guard stopping() else { continue }
             if deadline == nil {
@@ -129,6 +135,8 @@ private struct RouterLoop: ~Copyable {
             if state.activeRequests == 0 || monotonicNanoseconds() > deadline! { break }
         }
         feed(.abandon)
+        answerClients()
+        ledger?.close()
     }
 
     private mutating func announceOnce() {
@@ -164,7 +172,7 @@ private struct RouterLoop: ~Copyable {
             let header = frames.count > 3 ? frames[3].bytes : []
             switch command {
             case .ready: feed(.ready(try .init(serializedBytes: header), from: address))
-            case .heartbeat: feed(.heartbeat(try .init(serializedBytes: header), from: address))
+            case .heartbeat: feed(.heartbeat(try .init(serializedBytes: header)))
             case .drain: feed(.drain(from: address))
             case .bye: feed(.bye(from: address))
             case .result: feed(.results(try Self.outcomes(header, frames.dropFirst(4)), from: address))
@@ -190,13 +198,30 @@ private struct RouterLoop: ~Copyable {
         }
     }
 
+    /// Workers first: the next token's work is on its way while the client is told of the last one.
     private mutating func perform(_ actions: [RouterAction]) {
         for action in actions {
-            do {
-                try perform(action)
-            } catch {
-                log.error("\(error)")
+            switch action {
+            case .reply, .keep, .remember, .forget, .reserve: later.append(action)
+            default: attempt(action)
             }
+        }
+    }
+
+    /// Ledger and replies, in the order decided: what a reply promises has been written before it goes out.
+    private mutating func answerClients() {
+        while !later.isEmpty {
+            let actions = later
+            later.removeAll()
+            for action in actions { attempt(action) }
+        }
+    }
+
+    private mutating func attempt(_ action: RouterAction) {
+        do {
+            try perform(action)
+        } catch {
+            log.error("\(error)")
         }
     }
 

@@ -200,12 +200,6 @@ extension RouterState {
         var answer = ClientReply()
         answer.id = request.clientID
         answer.reply = content
-        for client in request.clients { actions.append(.reply(answer, tensors: tensors, to: client)) }
-        for watcher in request.watchers {
-            var copy = answer
-            copy.id = watcher.id
-            actions.append(.reply(copy, tensors: tensors, to: watcher.client))
-        }
         var succeeded = true
         if case .error(let error) = content {
             succeeded = false
@@ -218,6 +212,12 @@ extension RouterState {
             keep(answer, request)
         }
         settleSession(request, succeeded)
+        for client in request.clients { actions.append(.reply(answer, tensors: tensors, to: client)) }
+        for watcher in request.watchers {
+            var copy = answer
+            copy.id = watcher.id
+            actions.append(.reply(copy, tensors: tensors, to: watcher.client))
+        }
         leave(request)
     }
 

@@ -3,11 +3,6 @@ import Proto
 
 /// Workers: registration, leases, loss. Status.
 extension RouterState {
-    mutating func withWorker(_ address: WorkerAddress, _ body: (inout Worker) -> Void) {
-        guard let name = nameOf[address], workers[name]?.address == address else { return }
-        body(&workers[name]!)
-    }
-
     mutating func register(_ ready: Anira_Worker_V1_Ready, _ address: WorkerAddress) {
         guard let stage = StageKind(rawValue: ready.stage), !ready.name.isEmpty else {
             return refuse(address, "stage '\(ready.stage)' is not one of decider, core, coda, or the name is empty")
@@ -68,14 +63,14 @@ extension RouterState {
         for item in queued { enqueue(item) }
     }
 
-    mutating func hear(_ figures: Anira_Worker_V1_Heartbeat, _ address: WorkerAddress) {
-        let now = now
-        withWorker(address) { worker in
-            worker.lastHeard = now
-            if figures.progress != worker.progress || !figures.computing { worker.lastProgress = now }
-            worker.progress = figures.progress
-            worker.figures = figures
+    mutating func hear(_ figures: Anira_Worker_V1_Heartbeat) {
+        guard let worker = workers[figures.name], worker.incarnation == figures.incarnation, worker.state != .lost else {
+            return
         }
+        workers[figures.name]!.lastHeard = now
+        if figures.progress != worker.progress || !figures.computing { workers[figures.name]!.lastProgress = now }
+        workers[figures.name]!.progress = figures.progress
+        workers[figures.name]!.figures = figures
     }
 
     /// A worker is gone: what it owed is handed out again, to its successor if that comes within the grace time.

@@ -88,7 +88,7 @@ public struct RouterState: Sendable {
             replyError(id, refusal.code, refusal.message, to: client)
         case .ready(let ready, let address): register(ready, address)
         case .results(let outcomes, let address): take(outcomes, address)
-        case .heartbeat(let figures, let address): hear(figures, address)
+        case .heartbeat(let figures): hear(figures)
         case .drain(let address): drain(address)
         case .bye(let address): if let name = nameOf[address] { lose(name, "said goodbye") }
         case .unroutable(let address):

@@ -46,16 +46,16 @@ public struct WorkerConfiguration: Sendable {
     }
 }
 
-/// One stage worker: a link thread and a compute thread over a mailbox. Each service's `build` makes its stage.
+/// One stage worker: a compute thread that owns socket, stage and store, and a heartbeat thread beside it. Each
+/// service's `build` makes its stage.
 public final class WorkerService: Sendable {
     private let configuration: WorkerConfiguration
-    private let mailbox: WorkerMailbox
+    private let outbox: Outbox
     private let stage: StageBox
     private let ready: Anira_Worker_V1_Ready
     private let context: Context
     private let log: Logger
     private let stopping = Atomic(false)
-    private let computeEnded = Atomic(false)
 
     /// Hands the stage over to the compute thread, which alone uses it afterwards.
     private struct StageBox: @unchecked Sendable { let stage: any Stage }
@@ -68,10 +68,10 @@ public final class WorkerService: Sendable {
         self.configuration = configuration
         self.context = context
         self.log = log
-        let mailbox = WorkerMailbox()
-        self.mailbox = mailbox
+        let outbox = Outbox()
+        self.outbox = outbox
         let store = try KVStore(configuration.store(checkpoint))
-        stage = StageBox(stage: try makeStage(store) { mailbox.post($0) })
+        stage = StageBox(stage: try makeStage(store) { outbox.post($0) })
         ready = .with {
             $0.stage = configuration.stage.rawValue
             $0.name = configuration.name
@@ -87,34 +87,46 @@ public final class WorkerService: Sendable {
     /// Ends `run` after what was accepted is answered. Callable from any thread.
     public func stop() {
         stopping.store(true, ordering: .releasing)
-        mailbox.wakeup.signal()
+        outbox.wakeup.signal()
     }
 
-    /// Serves until `stop`, on this thread (link) and one more (compute), then terminates the context.
+    /// Serves until `stop` on the calling thread, then terminates the context.
     public func run() throws {
-        let (stage, mailbox) = (stage, mailbox)
-        let compute = Thread { [self] in
-            var loop = ComputeLoop(stage: stage.stage, mailbox: mailbox)
-            loop.run()
-            computeEnded.store(true, ordering: .releasing)
-            mailbox.wakeup.signal()
-        }
-        compute.stackSize = 8 << 20
-        compute.name = "compute"
-        compute.start()
+        let pulse = Pulse()
+        let heartStop = Wakeup()
+        let ended = Ended()
+        let heart = try startHeart(pulse, heartStop, ended)
         defer {
-            mailbox.stop()
-            while !computeEnded.load(ordering: .acquiring) { usleep(1000) }
+            ended.flag.store(true, ordering: .releasing)
+            heartStop.signal()
+            heart.wait()
+            context.terminate()
         }
-        try link()
-        context.terminate()
+        var loop = try WorkerLoop(
+            context: context, endpoint: configuration.router, ready: ready, stage: stage.stage, outbox: outbox,
+            pulse: pulse, log: log)
+        try loop.run(shouldStop: { stopping.load(ordering: .acquiring) })
     }
 
-    private func link() throws {
-        var link = try WorkerLink(
-            context: context, endpoint: configuration.router, ready: ready, mailbox: mailbox, log: log)
-        try link.run(
-            shouldStop: { stopping.load(ordering: .acquiring) },
-            computeEnded: { computeEnded.load(ordering: .acquiring) })
+    private final class Ended: Sendable { let flag = Atomic(false) }
+
+    /// Returns what is signalled once the heartbeat thread has closed its socket.
+    private func startHeart(_ pulse: Pulse, _ stop: Wakeup, _ ended: Ended) throws -> DispatchSemaphore {
+        let done = DispatchSemaphore(value: 0)
+        let (context, ready, endpoint, log) = (context, ready, configuration.router, log)
+        let thread = Thread {
+            do {
+                var heart = try Heart(
+                    context: context, endpoint: endpoint, name: ready.name, incarnation: ready.incarnation,
+                    pulse: pulse, stop: stop, log: log)
+                heart.run(intervalMS: 250, ended: { ended.flag.load(ordering: .acquiring) })
+            } catch {
+                log.error("no heartbeats: \(error)")
+            }
+            done.signal()
+        }
+        thread.name = "heart"
+        thread.start()
+        return done
     }
 }

@@ -1,0 +1,195 @@
+import Foundation
+import Logging
+import Messaging
+import Proto
+
+/// Why a worker cannot go on.
+public struct WorkerError: Error, Sendable, CustomStringConvertible {
+    public let description: String
+}
+
+/// The compute thread: owns the worker's data socket, its stage and its store. One round takes what the Router sent,
+/// steps the stage once, and sends what is committed; no other thread is between a message and its computation.
+struct WorkerLoop: ~Copyable {
+    private let socket: Socket
+    private let stage: any Stage
+    private let outbox: Outbox
+    private let pulse: Pulse
+    private let ready: Anira_Worker_V1_Ready
+    private let log: Logger
+    private var heartbeatMS = 250
+    private var lastReady: UInt64 = 0
+    private var lastHeard = monotonicNanoseconds()
+    private var lastHousekeeping = monotonicNanoseconds()
+    private var registered = false
+    private var progress: UInt64 = 0
+    private var busyNS: UInt64 = 0
+    private var lastFigures: UInt64 = 0
+
+    init(
+        context: Context, endpoint: String, ready: Anira_Worker_V1_Ready, stage: any Stage, outbox: Outbox,
+        pulse: Pulse, log: Logger
+    ) throws {
+        var options = SocketOptions()
+        options.routingID = Array("\(ready.name)#\(ready.incarnation)".utf8)
+        let socket = try Socket(.dealer, context, options)
+        try socket.connect(endpoint)
+        self.socket = socket
+        self.stage = stage
+        self.outbox = outbox
+        self.pulse = pulse
+        self.ready = ready
+        self.log = log
+    }
+
+    /// Serves until `shouldStop`, then drains: what was accepted is finished and answered first.
+    mutating func run(shouldStop: () -> Bool) throws {
+        var draining = false
+        var idle = true
+        while true {
+            if poll(socket, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0) {
+                while let frames = socket.receive() { try take(frames) }
+            }
+            idle = !step()
+            sendOutcomes()
+            keepRegistered()
+            guard shouldStop() else { continue }
+            if !draining { send(.drain, []) }
+            draining = true
+            if idle, stage.pending == 0, !stage.store.isCommitting { break }
+        }
+        sendOutcomes()
+        send(.bye, [])
+        stage.store.close()
+    }
+
+    private mutating func step() -> Bool {
+        let start = monotonicNanoseconds()
+        progress += 1
+        let waiting = stage.pending > 0
+        report(computing: waiting, now: start)
+        let moved = waiting && stage.step()
+        if moved { busyNS += monotonicNanoseconds() - start }
+        if !moved, waiting { report(computing: false, now: start) }
+        if start - lastHousekeeping > 10_000_000_000 {
+            stage.store.housekeeping()
+            lastHousekeeping = start
+        }
+        return moved
+    }
+
+    private mutating func report(computing: Bool, now: UInt64) {
+        let (progress, busyNS, queued) = (progress, busyNS, stage.pending)
+        // Steps are frequent and heartbeats are not: what costs something is read at their pace.
+        let isDue = now - lastFigures > UInt64(heartbeatMS) * 500_000
+        if isDue { lastFigures = now }
+        let figures = isDue ? stage.figures : nil
+        let kv = isDue ? stage.store.statistics() : nil
+        pulse.update { state in
+            state.busyNS = busyNS
+            state.registered = registered
+            state.heartbeat.name = ready.name
+            state.heartbeat.incarnation = ready.incarnation
+            state.heartbeat.progress = progress
+            state.heartbeat.computing = computing
+            state.heartbeat.queued = UInt32(queued)
+            if let figures {
+                state.heartbeat.steps = Float(figures.steps)
+                state.heartbeat.rows = Float(figures.rows)
+                state.heartbeat.tokens = Float(figures.tokens)
+                state.heartbeat.depthHistogram = figures.depthHistogram
+            }
+            if let kv {
+                state.heartbeat.residentMib = Float(kv.residentBytes) / 1_048_576
+                state.heartbeat.budgetMib = Float(kv.budgetBytes) / 1_048_576
+                state.heartbeat.residentSessions = UInt32(kv.residentSessions)
+                state.heartbeat.mapUsed = Float(kv.mapUsedRatio)
+                state.heartbeat.commits = Float(kv.commits)
+                state.heartbeat.evictions = Float(kv.evictions)
+                state.heartbeat.reloads = Float(kv.reloads)
+            }
+        }
+    }
+
+    private mutating func keepRegistered() {
+        let now = monotonicNanoseconds()
+        if registered, now - lastHeard > UInt64(heartbeatMS) * 8 * 1_000_000 {
+            log.warning("no sign of the Router, registering again")
+            registered = false
+        }
+        guard !registered, now - lastReady >= UInt64(heartbeatMS) * 1_000_000 else { return }
+        do {
+            // IMMEDIATE queues nothing while the Router is away: try again soon.
+            if send(.ready, [Frame(try ready.serializedBytes() as [UInt8])]) == .sent { lastReady = now }
+        } catch {
+            log.error("cannot encode the registration: \(error)")
+        }
+    }
+
+    @discardableResult
+    private func send(_ command: WorkerCommand, _ rest: [Frame]) -> SendOutcome {
+        socket.send([Frame(workerProtocolTag), Frame([command.rawValue])] + rest)
+    }
+
+    private func sendOutcomes() {
+        let outcomes = outbox.take()
+        guard !outcomes.isEmpty else { return }
+        var batch = Anira_Worker_V1_ResultBatch()
+        batch.items = outcomes.map(\.item)
+        do {
+            let header = Frame(try batch.serializedBytes() as [UInt8])
+            if send(.result, [header] + outcomes.compactMap(\.tensor)) != .sent {
+                log.warning("the Router takes no results now; it will ask again")
+            }
+        } catch {
+            log.error("cannot encode results: \(error)")
+        }
+    }
+
+    private mutating func take(_ frames: [Frame]) throws {
+        lastHeard = monotonicNanoseconds()
+        guard frames.count >= 2, frames[0].bytes == workerProtocolTag, frames[1].count == 1,
+            let command = WorkerCommand(rawValue: frames[1].bytes[0])
+        else {
+            log.warning("ignored a message that is not of protocol \(workerProtocolVersion)")
+            return
+        }
+        do {
+            let header = frames.count > 2 ? frames[2].bytes : []
+            switch command {
+            case .readyAck:
+                heartbeatMS = max(10, Int(try Anira_Worker_V1_ReadyAck(serializedBytes: header).heartbeatMs))
+                if !registered { log.info("registered") }
+                registered = true
+            case .refused:
+                let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
+                throw WorkerError(description: "the Router refused this worker: \(refused.reason)")
+            case .work: try takeWork(try Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
+            case .cancel: stage.cancel(request: try Anira_Worker_V1_Cancel(serializedBytes: header).request)
+            case .release:
+                let release = try Anira_Worker_V1_Release(serializedBytes: header)
+                stage.release(session: release.session, drop: release.drop)
+            case .heartbeat: break
+            case .ready, .result, .drain, .bye: log.warning("ignored \(command) from the Router")
+            }
+        } catch let error as WorkerError {
+            throw error
+        } catch {
+            log.warning("ignored a damaged \(command) message: \(error)")
+        }
+    }
+
+    /// Pairs items with their frames: every core and coda item takes one.
+    private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) throws {
+        var tensors = tensors
+        for item in batch.items {
+            if case .decider = item.work {
+                stage.admit(Work(item, tensor: nil))
+            } else if let tensor = tensors.popFirst() {
+                stage.admit(Work(item, tensor: tensor))
+            } else {
+                log.warning("ignored an item without its tensor frame")
+            }
+        }
+    }
+}
