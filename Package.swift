@@ -4,9 +4,12 @@ import PackageDescription
 // The tree is the diagram: every target is a folder in Sources/ and a box in docs/architecture.md.
 // Dependencies point down: system libraries and kernels, then Model / KVStore / Messaging, then the services.
 
-let kernels: [CSetting] = [.unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"])]
+let kernels: [CSetting] = [
+    .unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"])
+]
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
+let stage: [Target.Dependency] = ["KVStore", "Kernels", "Messaging", "Model", "Proto", "Worker", logging]
 let collections = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 
 let package = Package(
@@ -17,7 +20,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
-        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
         .systemLibrary(name: "CZeroMQ", providers: [.apt(["libzmq3-dev"])]),
@@ -28,25 +30,32 @@ let package = Package(
         .target(name: "Messaging", dependencies: ["CZeroMQ", "Proto", collections, logging]),
         .target(name: "Model", dependencies: ["Kernels"]),
         .target(name: "KVStore", dependencies: ["CLMDB", "Kernels"]),
-        .target(name: "Worker", dependencies: ["KVStore", "Messaging", "Model", "Proto", logging]),
-        .target(name: "DeciderService", dependencies: ["Worker"]),
-        .target(name: "RecurrentCoreService", dependencies: ["Worker"]),
-        .target(name: "CodaService", dependencies: ["Worker"]),
-        .target(name: "Router", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging]),
+        .target(name: "Worker", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging]),
+        .target(name: "DeciderService", dependencies: stage),
+        .target(name: "RecurrentCoreService", dependencies: stage + [collections]),
+        .target(name: "CodaService", dependencies: stage),
+        .target(
+            name: "Router", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging, protobuf]),
         .target(
             name: "Engine",
-            dependencies: ["CodaService", "DeciderService", "RecurrentCoreService", "Router"]),
+            dependencies: [
+                "CodaService", "DeciderService", "KVStore", "Messaging", "Model", "Proto", "RecurrentCoreService",
+                "Router", "Worker",
+            ]),
         .target(name: "Client", dependencies: ["Messaging", "Proto"]),
-        .target(name: "TestKit", dependencies: ["Engine", "Model"]),
+        .target(name: "TestKit", dependencies: ["Model", "Proto"]),
         .executableTarget(
             name: "anira",
             dependencies: [
-                "COpenBLAS", "Client", "Engine", "Kernels", logging,
+                "COpenBLAS", "Client", "CodaService", "DeciderService", "Engine", "KVStore", "Kernels", "Messaging",
+                "Model", "Proto", "RecurrentCoreService", "Router", "Worker", logging,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "Histogram", package: "hdrhistogram-swift"),
             ]),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels"]),
-        .testTarget(name: "EngineTests", dependencies: ["Engine", "Model", "TestKit"]),
+        .testTarget(name: "KVStoreTests", dependencies: ["KVStore"]),
+        .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", protobuf]),
+        .testTarget(name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", protobuf]),
+        .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -64,8 +64,18 @@ public struct Client: ~Copyable {
             let received = try receive(seconds: answered ? seconds : min(seconds, 5))
             answered = true
             guard received.reply.id == request.id else { continue }
-            if received.reply.isLast { return received }
+            if received.reply.isLast || request.isAnsweredAtOnce { return received }
             onReply(received.reply)
+        }
+    }
+}
+
+extension ClientRequest {
+    /// Whether `accepted` is the whole answer.
+    var isAnsweredAtOnce: Bool {
+        switch operation {
+        case .cancel, .dropSession: true
+        case .generate, .score, .result, .status, .models, nil: false
         }
     }
 }

@@ -1,6 +1,6 @@
 import Foundation
-import Kernels
 import KVStore
+import Kernels
 import Messaging
 import Model
 import Proto

@@ -100,7 +100,7 @@ public final class LocalEngine {
             case .work(let items, let address): for item in items { stage(address).admit(item) }
             case .cancel(let request, let address): stage(address).cancel(request: request)
             case .release(let session, let drop, let address): stage(address).release(session: session, drop: drop)
-            case .readyAck, .refuse, .heartbeat, .remember, .forget, .keep, .reserve, .log: break
+            case .readyAck, .refuse, .heartbeat, .remember, .forget, .keep, .forgetResults, .reserve, .log: break
             }
         }
     }

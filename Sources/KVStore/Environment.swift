@@ -48,14 +48,24 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
             }
         }
         env = try Self.openEnvironment(path, access, mapBytes: mapBytes)
+        succeeded = true  // from here on deinit undoes everything
         pthread_rwlock_init(&growth, nil)
-        do {
-            try openDatabases(names, access)
-        } catch {
-            mdb_env_close(env)
-            throw error
+        try checkFile()
+        try openDatabases(names, access)
+    }
+
+    /// A file cut short would be a bus error at the first read past its end. Pages that a transaction took and gave
+    /// back at once are never written, so a few missing at the end are no damage.
+    private func checkFile() throws {
+        var status = stat()
+        guard stat("\(path)/data.mdb", &status) == 0 else {
+            throw KVStoreError(.system, "look at the file of", path: path, result: errno)
         }
-        succeeded = true
+        guard Int(status.st_size) + 16 * 4096 >= usedBytes else {
+            throw KVStoreError(
+                .damaged, "use", path: path,
+                advice: "data.mdb was cut short, \(status.st_size) bytes of \(usedBytes): restore a copy or remove it")
+        }
     }
 
     private static func makeFolder(_ path: String) throws {
@@ -92,6 +102,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         let owns = if case .owner = access { true } else { false }
         var txn: OpaquePointer?
         try check(mdb_txn_begin(env, nil, owns ? 0 : UInt32(MDB_RDONLY), &txn), "begin a transaction on")
+        if owns { try refuseStranger(txn, names[0]) }
         for name in names {
             var database: MDB_dbi = 0
             let result = mdb_dbi_open(txn, name, owns ? UInt32(MDB_CREATE) : 0, &database)
@@ -106,6 +117,19 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
             var dead: Int32 = 0
             mdb_reader_check(env, &dead)
         }
+    }
+
+    /// An environment that holds something, but not the first of our databases, is another program's.
+    private func refuseStranger(_ txn: OpaquePointer?, _ first: String) throws {
+        var main: MDB_dbi = 0
+        var stat = MDB_stat()
+        var ours: MDB_dbi = 0
+        mdb_dbi_open(txn, nil, 0, &main)
+        mdb_stat(txn, main, &stat)
+        guard stat.ms_entries > 0, mdb_dbi_open(txn, first, 0, &ours) == MDB_NOTFOUND else { return }
+        mdb_txn_abort(txn)
+        throw KVStoreError(
+            .foreign, "use", path: path, advice: "it is another program's: choose another --data folder")
     }
 
     deinit {
@@ -132,8 +156,12 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         defer { pthread_rwlock_unlock(&growth) }
         var txn: OpaquePointer?
         var result = mdb_txn_begin(env, nil, UInt32(MDB_RDONLY), &txn)
-        if result == MDB_MAP_RESIZED {  // the owner has grown the map: adopt its size
+        if result == MDB_MAP_RESIZED {  // the owner has grown the map: adopt its size, with no transaction open here
+            pthread_rwlock_unlock(&growth)
+            pthread_rwlock_wrlock(&growth)
             mdb_env_set_mapsize(env, 0)
+            pthread_rwlock_unlock(&growth)
+            pthread_rwlock_rdlock(&growth)
             result = mdb_txn_begin(env, nil, UInt32(MDB_RDONLY), &txn)
         }
         try check(result, "begin reading")
@@ -186,6 +214,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
 
     /// Share of the map in use, 0…1.
     public var mapUsedRatio: Double {
+        pthread_rwlock_rdlock(&growth)
+        defer { pthread_rwlock_unlock(&growth) }
         var info = MDB_envinfo()
         var stat = MDB_stat()
         mdb_env_info(env, &info)
@@ -195,6 +225,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
 
     /// Bytes of the file in use.
     public var usedBytes: Int {
+        pthread_rwlock_rdlock(&growth)
+        defer { pthread_rwlock_unlock(&growth) }
         var info = MDB_envinfo()
         var stat = MDB_stat()
         mdb_env_info(env, &info)

@@ -132,9 +132,11 @@ public final class KVInspector {
                 sessions.append(
                     Session(
                         id: id, name: stored.info.name, request: stored.info.request, positions: positions,
-                        depthHistogram: found.counts, meanEntries: positions > 0 ? Double(entries) / Double(positions) : 0,
+                        depthHistogram: found.counts,
+                        meanEntries: positions > 0 ? Double(entries) / Double(positions) : 0,
                         bytes: found.bytes,
-                        fullDepthBytes: positions * (Record.headerBytes + shape.maxEntries * shape.rowFloats * elementBytes),
+                        fullDepthBytes: positions
+                            * (Record.headerBytes + shape.maxEntries * shape.rowFloats * elementBytes),
                         created: Double(stored.created) / 1000, updated: Double(stored.updated) / 1000))
                 return true
             }
@@ -155,7 +157,9 @@ public final class KVInspector {
                     return false
                 }
                 let record = try Record.parse(value, shape, deepest: parts.deepest).mapError { damage in
-                    KVStoreError(.damaged, "read position \(parts.position) of session \(session) in", path: path, advice: "\(damage)")
+                    KVStoreError(
+                        .damaged, "read position \(parts.position) of session \(session) in", path: path,
+                        advice: "\(damage)")
                 }.get()
                 var shown = Position(
                     session: session, position: parts.position, entries: record.entries, bytes: value.count,
@@ -179,30 +183,52 @@ public final class KVInspector {
         }
     }
 
-    /// Checks every key, header and checksum, and that sessions have no gaps.
+    /// Checks every key, header and checksum, and that sessions are whole: no gaps, as long as their record says.
     public func verify() throws -> (records: Int, problems: [Problem]) {
         var records = 0
         var problems: [Problem] = []
         var last: (session: UInt64, position: Int)?
+        var lengths: [UInt64: Int] = [:]
         try environment.read { txn in
             try txn.scan("kv", from: []) { key, value in
                 records += 1
-                let hex = key.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+                let hex = Self.hex(key)
                 guard let parts = Key.parse(key) else {
-                    problems.append(Problem(session: 0, position: 0, key: hex, problem: "the key is not one of a position"))
+                    problems.append(
+                        Problem(session: 0, position: 0, key: hex, problem: "the key is not one of a position"))
                     return true
                 }
                 func report(_ problem: String) {
-                    problems.append(Problem(session: parts.session, position: parts.position, key: hex, problem: problem))
+                    problems.append(
+                        Problem(session: parts.session, position: parts.position, key: hex, problem: problem))
                 }
-                if case .failure(let damage) = Record.parse(value, shape, deepest: parts.deepest) { report("\(damage)") }
+                if case .failure(let damage) = Record.parse(value, shape, deepest: parts.deepest) {
+                    report("\(damage)")
+                }
                 let expected = last?.session == parts.session ? last!.position + 1 : 0
                 if parts.position != expected { report("position \(expected) is missing before it") }
                 last = (parts.session, parts.position)
+                lengths[parts.session, default: 0] += 1
+                return true
+            }
+            try txn.scan("sessions", from: []) { key, value in
+                guard key.count == 8 else { return true }
+                let id = UInt64(bigEndian: key.loadUnaligned(as: UInt64.self))
+                let found = lengths[id] ?? 0
+                let stored = StoredSession(value)
+                if stored?.length != found {
+                    let said = stored.map { "says \($0.length) positions, there are \(found)" } ?? "cannot be read"
+                    let problem = "the session's record \(said)"
+                    problems.append(Problem(session: id, position: found, key: Self.hex(key), problem: problem))
+                }
                 return true
             }
         }
         return (records, problems)
+    }
+
+    private static func hex(_ key: UnsafeRawBufferPointer) -> String {
+        key.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
     }
 
     /// Removes unnamed sessions older than `ageSeconds`, then the oldest beyond `keepBytes` (below 0: all); returns

@@ -68,6 +68,8 @@ public final class KVStore {
     private let environment: Environment?
     private let writer: CommitQueue?
     private var reloads = 0
+    /// Sessions whose records from a position on are void: they go with the session's next commit.
+    private var voids: [UInt64: Int] = [:]
     /// Records of the current step.
     private var group: [CommitQueue.Write] = []
 
@@ -96,29 +98,33 @@ public final class KVStore {
     /// Makes the session resident with exactly positions 0..<position. Later ones are forgotten, their records go
     /// with the session's next commit; missing ones are read back.
     public func prepare(session id: UInt64, position: Int, persist: Bool, info: SessionInfo) throws -> Residency {
-        if writer?.takeFailure(id) ?? false { resident.remove(id) }
-        let session = try resident.touch(id) ?? admit(id, persist, info)
+        // After a failed commit what is resident has no complete copy; while it is at work it stays.
+        if resident.sessions[id]?.open.isEmpty ?? true, writer?.takeFailure(id) ?? false { resident.remove(id) }
+        let session = try resident.touch(id) ?? admit(id, info)
+        session.info = info
+        session.persist = persist && writer != nil
         if session.length > position { resident.truncate(session, to: position) }
-        if session.stored > position { session.voidFrom = min(session.voidFrom ?? .max, position) }
+        if session.persist, session.stored > position { voids[id] = min(voids[id] ?? .max, position) }
         return try session.length < position ? load(id, session, upTo: position) : .ready
     }
 
-    private func admit(_ id: UInt64, _ persist: Bool, _ info: SessionInfo) throws -> ResidentTier.Session {
-        let session = ResidentTier.Session(info: info, persist: persist && writer != nil)
-        resident.insert(id, session)
-        guard session.persist, let environment, let writer else { return session }
-        flush()
-        writer.settle(id)
-        let stored = try environment.read { txn in
-            try txn.get("sessions", Key.session(id)) { StoredSession($0)?.length ?? 1 } ?? 0
+    private func admit(_ id: UInt64, _ info: SessionInfo) throws -> ResidentTier.Session {
+        let session = ResidentTier.Session(info: info, persist: false)
+        if let environment, let writer {
+            flush()
+            writer.settle(id)
+            // The records themselves say how far they go; the session's own record may be damaged.
+            let last = try environment.read { try $0.lastKey("kv", before: Key.session(id &+ 1)) }
+            let parts = last.flatMap { $0.withUnsafeBytes(Key.parse) }
+            session.stored = parts.map { $0.session == id ? $0.position + 1 : 0 } ?? 0
         }
-        session.stored = stored
+        resident.insert(id, session)
         return session
     }
 
     /// Reads records of positions session.length..<end back, as far as they are whole.
     private func load(_ id: UInt64, _ session: ResidentTier.Session, upTo end: Int) throws -> Residency {
-        guard session.persist, let environment, session.voidFrom ?? .max >= end else {
+        guard session.persist, let environment, voids[id] ?? .max >= end else {
             return .needContext(from: session.length)
         }
         reloads += 1
@@ -188,8 +194,7 @@ public final class KVStore {
         for position in positions { resident.seal(session, position) }
         guard session.persist, writer != nil else { return completion(nil) }
         var write = CommitQueue.Write(session: id, info: session.info, completion: completion)
-        write.voidFrom = session.voidFrom
-        session.voidFrom = nil
+        write.voidFrom = voids.removeValue(forKey: id)
         write.records = positions.map { position in
             let count = Int(session.counts[position])
             let entries = (0..<count).map {
@@ -224,6 +229,7 @@ public final class KVStore {
     /// Removes a session from memory and store.
     public func drop(session id: UInt64, completion: @escaping @Sendable (KVStoreError?) -> Void = { _ in }) {
         resident.remove(id)
+        voids[id] = nil
         guard let writer else { return completion(nil) }
         flush()
         writer.submit([

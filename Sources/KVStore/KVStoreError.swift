@@ -35,7 +35,8 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
 
     /// An LMDB result other than MDB_SUCCESS.
     init(lmdb result: Int32, _ attempted: String, path: String) {
-        let full = result == ENOSPC || result == MDB_MAP_FULL || result == EDQUOT
+        // LMDB reports a write that a full disk cut short as EIO.
+        let full = [ENOSPC, EDQUOT, EIO, MDB_MAP_FULL].contains(result)
         self.init(
             full ? .full : .system, attempted, path: path, result: result,
             advice: full ? "free some space or run 'anira kv gc'" : "")

@@ -11,7 +11,25 @@ public final class OwnerLock: Sendable {
     /// Throws naming the owner's pid when another process holds `path`. what: named in that error.
     public init(path: String, what: String) throws {
         self.path = path
-        descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        descriptor = try Self.lock(path, what)
+        ftruncate(descriptor, 0)
+        let text = Array("\(getpid())\n".utf8)
+        _ = text.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) }
+    }
+
+    /// A locked descriptor of the file that `path` names: a release may unlink it between our open and our lock.
+    private static func lock(_ path: String, _ what: String) throws -> Int32 {
+        while true {
+            let descriptor = try lockOnce(path, what)
+            var held = stat()
+            var named = stat()
+            if fstat(descriptor, &held) == 0, stat(path, &named) == 0, held.st_ino == named.st_ino { return descriptor }
+            close(descriptor)
+        }
+    }
+
+    private static func lockOnce(_ path: String, _ what: String) throws -> Int32 {
+        let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw KVStoreError(.system, "open the lock file", path: path, result: errno) }
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
             var buffer = [UInt8](repeating: 0, count: 32)
@@ -23,9 +41,7 @@ public final class OwnerLock: Sendable {
                 .owned, "use", path: what,
                 advice: "process \(owner) is running on it: stop that one or choose another --data folder")
         }
-        ftruncate(descriptor, 0)
-        let text = Array("\(getpid())\n".utf8)
-        _ = text.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) }
+        return descriptor
     }
 
     /// Gives the path up and removes the lock file; so does the last reference when it goes.

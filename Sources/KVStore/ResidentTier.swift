@@ -6,8 +6,8 @@ struct ResidentTier: ~Copyable {
     /// One session's positions. A position is open while its entries are still being added: its room up to
     /// maxEntries is reserved, and the session is not dropped.
     final class Session {
-        let info: SessionInfo
-        let persist: Bool
+        var info: SessionInfo
+        var persist: Bool
         /// [position × maxEntries + entry] → arena row
         var rows: [UInt32] = []
         /// Entries of each position.
@@ -15,8 +15,6 @@ struct ResidentTier: ~Copyable {
         var open: Set<Int> = []
         /// Positions that may have records in LMDB: below this.
         var stored = 0
-        /// Records from here on are void and go with the next commit.
-        var voidFrom: Int?
         var lastUse: UInt64 = 0
         var length: Int { counts.count }
 

@@ -11,7 +11,9 @@ public struct Transaction: ~Copyable {
     public enum PutOutcome: Sendable { case appended, inserted }
 
     private func database(_ name: String) throws -> MDB_dbi {
-        guard let database = databases[name] else { throw KVStoreError(.notFound, "find database '\(name)' of", path: path) }
+        guard let database = databases[name] else {
+            throw KVStoreError(.notFound, "find database '\(name)' of", path: path)
+        }
         return database
     }
 
@@ -79,6 +81,22 @@ public struct Transaction: ~Copyable {
                 if result != MDB_NOTFOUND { try check(result, "scan") }
             }
         }
+    }
+
+    /// The last key before `bound`; nil when there is none.
+    public func lastKey(_ name: String, before bound: [UInt8]) throws -> [UInt8]? {
+        var last: [UInt8]?
+        try withCursor(name) { cursor in
+            try withValue(bound) { key in
+                var value = MDB_val()
+                let found = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
+                let result = mdb_cursor_get(cursor, &key, &value, found == MDB_SUCCESS ? MDB_PREV : MDB_LAST)
+                if result == MDB_NOTFOUND { return }
+                try check(result, "scan")
+                last = Array(key.bytes)
+            }
+        }
+        return last
     }
 
     /// Deletes keys from `start` on while `matches`, at most `limit`; returns how many and their values' bytes.

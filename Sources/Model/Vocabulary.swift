@@ -15,7 +15,8 @@ public struct Vocabulary: Sendable {
     public func tokens(of text: String) throws -> [Int32] {
         try text.split(whereSeparator: \.isWhitespace).map { word in
             guard let id = ids[String(word)] else {
-                throw ModelError(.invalid, field: "text", "text: the word '\(word.prefix(40))' is not in the vocabulary")
+                throw ModelError(
+                    .invalid, field: "text", "text: the word '\(word.prefix(40))' is not in the vocabulary")
             }
             return id
         }

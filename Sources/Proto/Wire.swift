@@ -1,8 +1,6 @@
-
 /// Short names for the generated messages.
 public typealias ClientRequest = Anira_V1_ClientRequest
 public typealias ClientReply = Anira_V1_ClientReply
-
 
 /// The worker protocol's version: both sides name theirs, and a difference is refused.
 public let workerProtocolVersion: UInt32 = 1

@@ -120,7 +120,7 @@ extension CoreStage {
             if let length = store.length(session: work.item.session), length > position {
                 removeRows { $0.session == work.item.session && $0.range.upperBound > position }
             }
-            switch admission.answer(work, busy: !running.isEmpty) {
+            switch admission.answer(work, busy: !running.isEmpty || store.isCommitting) {
             case .wait: return
             case .answered: break
             case .admitted(let item): start(item)

@@ -68,13 +68,23 @@ public enum ClientCodec {
                 }
             }
             if let elements = value as? [Any], !fails(wrap([Any]())) {
-                for (index, inner) in elements.enumerated() where fails(wrap([inner])) { return "\(path)[\(index)]" }
+                return "\(path)[\(firstFailing(elements) { fails(wrap($0)) })]"
             }
             return path
         }
         let path = search(object, path: "") { $0 as? [String: Any] ?? [:] } ?? ""
         if path.isEmpty { return .invalid("operation", "give exactly one of \(operations)") }
         return .invalid(String(path.prefix(100)), "unknown field, or a value of the wrong type or range")
+    }
+
+    /// Index of the first element that does not decode, by halving: a long list costs few decodings.
+    private static func firstFailing(_ elements: [Any], fails: ([Any]) -> Bool) -> Int {
+        var (good, bad) = (0, elements.count)  // the first `good` elements decode, the first `bad` do not
+        while bad - good > 1 {
+            let middle = (good + bad) / 2
+            if fails(Array(elements[..<middle])) { bad = middle } else { good = middle }
+        }
+        return good
     }
 
     static let operations = "generate, score, cancel, result, drop_session, status, models"

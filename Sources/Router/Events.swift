@@ -1,3 +1,4 @@
+import Logging
 import Messaging
 import Proto
 
@@ -54,6 +55,8 @@ public enum RouterAction: Sendable {
     case remember(name: String, SessionRecord)
     case forget(name: String)
     case keep(ResultRecord)
+    /// Remembered answers up to this number are no longer needed.
+    case forgetResults(through: UInt64)
     case reserve(sessionsBelow: UInt64)
-    case log(String)
+    case log(Logger.Level, String)
 }

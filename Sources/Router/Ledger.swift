@@ -6,13 +6,10 @@ import KVStore
 public final class Ledger: Sendable {
     private static let names = ["meta", "sessions", "results"]
     private let environment: Environment
-    private let remembered: Int
 
-    /// remembered: answers kept; older ones are removed.
-    init(data: String, fingerprint: String, remembered: Int) throws {
+    init(data: String, fingerprint: String) throws {
         environment = try Environment(
             path: "\(data)/router", access: .owner(.process), names: Self.names, mapBytes: 4 << 30)
-        self.remembered = remembered
         let found = try Self.fingerprint(environment)
         guard found == nil || found == fingerprint else {
             throw Self.foreign(environment.path, found: found ?? "", expected: fingerprint)
@@ -82,10 +79,13 @@ public final class Ledger: Sendable {
     func put(result record: ResultRecord) throws {
         let value = try Self.encode(record)
         let key = withUnsafeBytes(of: record.number.bigEndian) { Array($0) }
+        try environment.write { try $0.put("results", key, value, appending: true) }
+    }
+
+    func remove(resultsThrough number: UInt64) throws {
+        let last = withUnsafeBytes(of: number.bigEndian) { Array($0) }
         try environment.write { txn in
-            try txn.put("results", key, value, appending: true)
-            let surplus = try txn.count("results") - remembered
-            if surplus > 0 { try txn.deleteRange("results", from: [0], limit: surplus) { _ in true } }
+            try txn.deleteRange("results", from: [0]) { !last.lexicographicallyPrecedes($0) }
         }
     }
 

@@ -47,7 +47,7 @@ public final class RouterService: Sendable {
         self.context = context
         self.log = log
         ledger = try options.data.map {
-            try Ledger(data: $0, fingerprint: configuration.fingerprint, remembered: configuration.limits.rememberedResults)
+            try Ledger(data: $0, fingerprint: configuration.fingerprint)
         }
         contents = try ledger?.contents() ?? LedgerContents()
     }
@@ -202,7 +202,7 @@ private struct RouterLoop: ~Copyable {
     private mutating func perform(_ actions: [RouterAction]) {
         for action in actions {
             switch action {
-            case .reply, .keep, .remember, .forget, .reserve: later.append(action)
+            case .reply, .keep, .remember, .forget, .forgetResults, .reserve: later.append(action)
             default: attempt(action)
             }
         }
@@ -253,7 +253,8 @@ private struct RouterLoop: ~Copyable {
         case .forget(let name): try ledger?.remove(session: name)
         case .keep(let record): try ledger?.put(result: record)
         case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
-        case .log(let line): log.info("\(line)")
+        case .forgetResults(let number): try ledger?.remove(resultsThrough: number)
+        case .log(let level, let line): log.log(level: level, "\(line)")
         }
     }
 

@@ -90,7 +90,9 @@ extension RouterState {
         var offset = 0
         for (row, depth) in depths.enumerated() {
             let end = offset + Int(depth)
-            if end <= distributions.count { note(item.request, item.position + row, Array(distributions[offset..<end])) }
+            if end <= distributions.count {
+                note(item.request, item.position + row, Array(distributions[offset..<end]))
+            }
             offset = end
         }
         requests[item.request]!.early[item.position] = (item.count, depths, tensor)
@@ -149,7 +151,9 @@ extension RouterState {
             message.text = configuration.vocabulary?.text(of: [token]) ?? ""
             message.depth = Int32(request.depths[request.tokens.count - 2])
             if request.job.wantsLogprobs { message.logprob = logprob }
-            if request.job.wantsDistributions { message.exitDistribution = request.distribution(request.tokens.count - 2) }
+            if request.job.wantsDistributions {
+                message.exitDistribution = request.distribution(request.tokens.count - 2)
+            }
             reply(request.clientID, .token(message), to: client)
         }
     }
@@ -164,7 +168,9 @@ extension RouterState {
         guard let request = requests[id] else { return }
         if request.job.kind == .score {
             if request.done == request.tokens.count { finish(request, .scored(scored(request)), logits(request)) }
-        } else if let reason = isFinished(request), request.done >= request.tokens.count - (request.newTokens.isEmpty ? 0 : 1) {
+        } else if let reason = isFinished(request),
+            request.done >= request.tokens.count - (request.newTokens.isEmpty ? 0 : 1)
+        {
             finish(request, .completed(completed(request, reason)), [])
         }
     }
@@ -212,6 +218,7 @@ extension RouterState {
             keep(answer, request)
         }
         settleSession(request, succeeded)
+        actions.append(.log(.info, "request '\(request.clientID)' ended: \(Self.summary(content))"))
         for client in request.clients { actions.append(.reply(answer, tensors: tensors, to: client)) }
         for watcher in request.watchers {
             var copy = answer
@@ -221,22 +228,42 @@ extension RouterState {
         leave(request)
     }
 
-    private mutating func keep(_ answer: ClientReply, _ request: Request) {
-        do {
-            let record = ResultRecord(
-                number: request.id, id: request.clientID, digest: request.digest, reply: try answer.serializedData())
-            remember(record)
-            actions.append(.keep(record))
-        } catch {
-            actions.append(.log("the answer to '\(request.clientID)' cannot be kept: \(error)"))
+    private static func summary(_ content: ClientReply.OneOf_Reply) -> String {
+        switch content {
+        case .completed(let r): "\(r.tokens.count) new tokens, mean depth \(r.usage.meanDepth)"
+        case .scored(let r): "\(r.depths.count) tokens scored, mean depth \(r.usage.meanDepth)"
+        case .error(let r): "\(r.code), \(r.message)"
+        case .accepted, .token, .status, .models: ""
         }
     }
 
-    mutating func remember(_ record: ResultRecord) {
-        if results.updateValue(record, forKey: record.id) == nil { resultOrder.append(record.id) }
-        while resultOrder.count > configuration.limits.rememberedResults {
-            results[resultOrder.removeFirst()] = nil
+    private mutating func keep(_ answer: ClientReply, _ request: Request) {
+        // Tensors are not kept; to score again has no effect but the same answer.
+        guard !request.job.wantsLogits else { return }
+        do {
+            let record = ResultRecord(
+                number: request.id, id: request.clientID, digest: request.digest, reply: try answer.serializedData())
+            actions.append(.keep(record))
+            if let forgotten = remember(record) { actions.append(.forgetResults(through: forgotten)) }
+        } catch {
+            actions.append(.log(.error, "the answer to '\(request.clientID)' cannot be kept: \(error)"))
         }
+    }
+
+    /// Keeps an answer, and forgets the oldest ones beyond the limits; returns the number of the last one forgotten.
+    @discardableResult
+    mutating func remember(_ record: ResultRecord) -> UInt64? {
+        if results.updateValue(record, forKey: record.id) == nil { resultOrder.append(record.id) }
+        resultBytes += record.reply.count
+        var forgotten: UInt64?
+        while resultOrder.count > configuration.limits.rememberedResults
+            || (resultBytes > configuration.limits.rememberedBytes && resultOrder.count > 1)
+        {
+            guard let oldest = results.removeValue(forKey: resultOrder.removeFirst()) else { continue }
+            resultBytes -= oldest.reply.count
+            forgotten = oldest.number
+        }
+        return forgotten
     }
 
     /// Named sessions keep their tokens; unnamed ones leave the workers' memory.

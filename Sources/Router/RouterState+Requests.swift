@@ -38,14 +38,17 @@ extension RouterState {
     private mutating func admit(
         _ message: ClientRequest, _ job: Job, _ digest: UInt64, _ client: ClientAddress
     ) throws {
-        guard !message.id.isEmpty else { throw Refusal.invalid("id", "is needed: up to 64 bytes of the client's choice") }
+        guard !message.id.isEmpty else {
+            throw Refusal.invalid("id", "is needed: up to 64 bytes of the client's choice")
+        }
         if try join(message.id, digest, client) { return }
         guard !isShuttingDown else { throw Refusal(.unavailable, "the suite is shutting down") }
         guard requests.count < configuration.limits.concurrentRequests else {
             throw Refusal(.overloaded, "\(requests.count) requests are running; try again later")
         }
         let history = job.session.isEmpty ? nil : sessions[job.session]
-        try validator.checkLength((history?.tokens.count ?? 0) + job.tokens.count, "\(job.kind == .score ? "score" : "generate").tokens")
+        try validator.checkLength(
+            (history?.tokens.count ?? 0) + job.tokens.count, "\(job.kind == .score ? "score" : "generate").tokens")
         guard !job.tokens.isEmpty || !(history?.tokens.isEmpty ?? true) else {
             throw Refusal.invalid("generate.tokens", "at least one token is needed to start session '\(job.session)'")
         }
@@ -59,6 +62,7 @@ extension RouterState {
         requests[request.id] = request
         running[message.id] = request.id
         if !client.isREQ { reply(message.id, .accepted(.with { $0.durability = durability }), to: client) }
+        actions.append(.log(.info, "request '\(message.id)' accepted: \(job.kind) of \(job.tokens.count) tokens"))
         enter(request.id)
     }
 
@@ -150,8 +154,11 @@ extension RouterState {
 
     private mutating func drop(_ name: String, _ id: String, _ client: ClientAddress) throws {
         guard !name.isEmpty else { throw Refusal.invalid("drop_session.session", "is needed: the session's name") }
-        for request in sessionQueues[name] ?? [] { fail(request, .cancelled, "its session was dropped") }
+        let cancelled = Array(sessionQueues[name] ?? [])
+        // The last one first: an earlier one's end would start the next.
+        for request in cancelled.reversed() { fail(request, .cancelled, "its session was dropped") }
         guard let record = sessions.removeValue(forKey: name) else {
+            if !cancelled.isEmpty { return reply(id, .accepted(.with { $0.durability = durability }), to: client) }
             throw Refusal(.notFound, "drop_session.session: no session '\(name.prefix(64))'")
         }
         actions.append(.forget(name: name))
@@ -173,7 +180,9 @@ extension RouterState {
 // MARK: - Replies
 
 extension RouterState {
-    mutating func reply(_ id: String, _ content: ClientReply.OneOf_Reply, tensors: [Frame] = [], to client: ClientAddress) {
+    mutating func reply(
+        _ id: String, _ content: ClientReply.OneOf_Reply, tensors: [Frame] = [], to client: ClientAddress
+    ) {
         var message = ClientReply()
         message.id = id
         message.reply = content

@@ -25,13 +25,13 @@ extension RouterState {
             }
             if known.address != address { lose(ready.name, "was replaced by a new process") }
         }
-        let returning = workers[ready.name]?.address == address && workers[ready.name]?.state == .ready
+        let returning = workers[ready.name]?.address == address && workers[ready.name]?.state != .lost
         if !returning {
             workers[ready.name] = Worker(
                 name: ready.name, stage: stage, address: address, incarnation: ready.incarnation, pid: ready.pid,
                 creditBytes: Int(ready.creditBytes), durability: ready.durability, lastHeard: now, lastProgress: now)
             nameOf[address] = ready.name
-            actions.append(.log("\(ready.name) is ready, process \(ready.pid)"))
+            actions.append(.log(.info, "\(ready.name) is ready, process \(ready.pid)"))
         }
         actions.append(
             .readyAck(
@@ -44,7 +44,7 @@ extension RouterState {
 
     private mutating func refuse(_ address: WorkerAddress, _ reason: String) {
         counters.workersRefused += 1
-        actions.append(.log("refused a worker: \(reason)"))
+        actions.append(.log(.warning, "refused a worker: \(reason)"))
         actions.append(
             .refuse(
                 .with {
@@ -64,7 +64,8 @@ extension RouterState {
     }
 
     mutating func hear(_ figures: Anira_Worker_V1_Heartbeat) {
-        guard let worker = workers[figures.name], worker.incarnation == figures.incarnation, worker.state != .lost else {
+        guard let worker = workers[figures.name], worker.incarnation == figures.incarnation, worker.state != .lost
+        else {
             return
         }
         workers[figures.name]!.lastHeard = now
@@ -77,7 +78,8 @@ extension RouterState {
     mutating func lose(_ name: String, _ reason: String) {
         guard let worker = workers[name], worker.state != .lost else { return }
         counters.workersLost += 1
-        actions.append(.log("lost \(name): it \(reason); \(worker.leases.count) items will be handed out again"))
+        actions.append(
+            .log(.warning, "lost \(name): it \(reason); \(worker.leases.count) items will be handed out again"))
         nameOf[worker.address] = nil
         let items = workers[name]!.takeAll()
         workers[name]!.state = .lost
@@ -86,7 +88,9 @@ extension RouterState {
             item.enqueued = now
             counters.redeliveries += 1
             if item.deliveries >= configuration.maxDeliveries {
-                fail(item.request, .internal, "it was lost with its worker \(item.deliveries) times and is not tried again")
+                fail(
+                    item.request, .internal,
+                    "it was lost with its worker \(item.deliveries) times and is not tried again")
             } else {
                 enqueue(item)
             }
@@ -164,7 +168,9 @@ extension RouterState {
         orphans.removeAll()
         for item in waiting {
             if now - item.enqueued > UInt64(configuration.patienceMS) * 1_000_000 {
-                fail(item.request, .unavailable, "no \(item.stage.rawValue) worker came for \(configuration.patienceMS) ms")
+                fail(
+                    item.request, .unavailable,
+                    "no \(item.stage.rawValue) worker came for \(configuration.patienceMS) ms")
             } else {
                 enqueue(item)
             }

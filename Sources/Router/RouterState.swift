@@ -51,6 +51,7 @@ public struct RouterState: Sendable {
     /// Finished answers, oldest first.
     var results: [String: ResultRecord] = [:]
     var resultOrder: Deque<String> = []
+    var resultBytes = 0
     var sessions: [String: SessionRecord] = [:]
     /// Requests of a named session, the first one active.
     var sessionQueues: [String: Deque<UInt64>] = [:]
@@ -71,6 +72,7 @@ public struct RouterState: Sendable {
         self.configuration = configuration
         validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
         nextSession = ledger.nextSession
+        counters = .zero
         sessions = ledger.sessions
         sessionLimit = ledger.nextSession
         for record in ledger.results { remember(record) }
@@ -175,7 +177,8 @@ public struct RouterState: Sendable {
     private func codaWork(_ range: Range<Int>, _ request: Request) -> Anira_Worker_V1_CodaWork {
         var work = Anira_Worker_V1_CodaWork()
         if request.job.kind == .score {
-            work.targets = Array(request.tokens[(range.lowerBound + 1)..<min(range.upperBound + 1, request.tokens.count)])
+            work.targets = Array(
+                request.tokens[(range.lowerBound + 1)..<min(range.upperBound + 1, request.tokens.count)])
             work.logits = request.job.wantsLogits
         } else if range.upperBound == request.tokens.count, request.newTokens.count < request.job.maxNewTokens {
             work.sample = true

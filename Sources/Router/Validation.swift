@@ -23,6 +23,8 @@ public struct RequestLimits: Sendable {
     public var concurrentRequests = 1024
     /// Most requests whose answers are remembered for repeats and `result`.
     public var rememberedResults = 4096
+    /// Most bytes of them.
+    public var rememberedBytes = 64 << 20
 
     public init() {}
 }
@@ -85,11 +87,14 @@ struct Validator: Sendable {
     }
 
     private func tokens(_ ids: [Int32], _ text: String, _ field: String, mayBeEmpty: Bool) throws -> [Int32] {
-        guard ids.isEmpty || text.isEmpty else { throw Refusal.invalid("\(field).text", "give tokens or text, not both") }
+        guard ids.isEmpty || text.isEmpty else {
+            throw Refusal.invalid("\(field).text", "give tokens or text, not both")
+        }
         var tokens = ids
         if !text.isEmpty {
             guard let vocabulary else {
-                throw Refusal.invalid("\(field).text", "this checkpoint has no vocabulary to read text with; send tokens")
+                throw Refusal.invalid(
+                    "\(field).text", "this checkpoint has no vocabulary to read text with; send tokens")
             }
             do {
                 tokens = try vocabulary.tokens(of: text)
@@ -97,7 +102,9 @@ struct Validator: Sendable {
                 throw Refusal(.invalidArgument, "\(field).\(error.message)")
             }
         }
-        guard mayBeEmpty || !tokens.isEmpty else { throw Refusal.invalid("\(field).tokens", "at least one token is needed") }
+        guard mayBeEmpty || !tokens.isEmpty else {
+            throw Refusal.invalid("\(field).tokens", "at least one token is needed")
+        }
         for (index, token) in tokens.enumerated() { try check(token, "\(field).tokens[\(index)]") }
         try checkLength(tokens.count, "\(field).tokens")
         return tokens
@@ -166,7 +173,9 @@ struct Validator: Sendable {
     }
 
     private func level(_ value: Int32?, _ field: String) throws -> Int {
-        guard let value else { throw Refusal.invalid(field, "is needed for this policy: a depth of 1…\(configuration.maxDepth)") }
+        guard let value else {
+            throw Refusal.invalid(field, "is needed for this policy: a depth of 1…\(configuration.maxDepth)")
+        }
         guard value >= 1, value <= configuration.maxDepth else {
             throw Refusal.invalid(field, "depth must be 1…\(configuration.maxDepth), found \(value)")
         }
@@ -180,7 +189,9 @@ struct Validator: Sendable {
         }
         guard r.topK >= 0 else { throw Refusal.invalid("\(field).top_k", "must be 0 (all) or more, found \(r.topK)") }
         let topP = r.hasTopP ? r.topP : 1
-        guard topP > 0, topP <= 1 else { throw Refusal.invalid("\(field).top_p", "must be above 0 and at most 1, found \(topP)") }
+        guard topP > 0, topP <= 1 else {
+            throw Refusal.invalid("\(field).top_p", "must be above 0 and at most 1, found \(topP)")
+        }
         guard r.seed >= 0 else { throw Refusal.invalid("\(field).seed", "must be 0 or more, found \(r.seed)") }
         let seed = r.hasSeed ? UInt64(r.seed) : UInt64.random(in: 0..<(1 << 62))
         return SamplingRule(temperature: r.temperature, topK: Int(r.topK), topP: topP, seed: seed)

@@ -54,7 +54,9 @@ struct Worker: Sendable {
 
     /// Everything queued or leased, in position order, for another delivery.
     mutating func takeAll() -> [Item] {
-        let items = (Array(leases.values) + Array(queue)).sorted { ($0.request, $0.position) < ($1.request, $1.position) }
+        let items = (Array(leases.values) + Array(queue)).sorted {
+            ($0.request, $0.position) < ($1.request, $1.position)
+        }
         leases.removeAll()
         queue.removeAll()
         leasedBytes = 0

@@ -39,7 +39,8 @@ public struct Admission {
         let item = work.item
         let (first, count) = (Int(item.position), Int(item.count))
         guard count > 0, first + count <= limits.positions, work.tensor?.count ?? 0 == count * limits.width * 4 else {
-            return refuse(work, .internal, "malformed work: \(count) rows at \(first), \(work.tensor?.count ?? 0) bytes")
+            return refuse(
+                work, .internal, "malformed work: \(count) rows at \(first), \(work.tensor?.count ?? 0) bytes")
         }
         do {
             let info = SessionInfo(name: item.sessionName, request: item.requestID)
@@ -51,6 +52,8 @@ public struct Admission {
                 return .answered
             case .ready: break
             }
+        } catch let error as KVStoreError where error.code == .full && busy {
+            return .wait
         } catch {
             return refuse(work, .storeFull, "\(error)")
         }
@@ -59,7 +62,8 @@ public struct Admission {
         }
         if busy { return .wait }
         return refuse(
-            work, .storeFull, "a session of \(first + count) positions does not fit the resident budget; raise --resident-mib")
+            work, .storeFull,
+            "a session of \(first + count) positions does not fit the resident budget; raise --resident-mib")
     }
 
     public func refuse(_ work: Work, _ code: ErrorCode, _ message: String) -> Answer {

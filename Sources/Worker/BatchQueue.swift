@@ -33,7 +33,14 @@ public struct BatchQueue {
         cache.removeAll()
         var rows = 0
         while let work = waiting.first, rows == 0 || rows + Int(work.item.count) <= maxRows {
-            switch admission.answer(work, busy: !items.isEmpty) {
+            // A second item of a session continues it; one that starts it over waits for the next batch.
+            let session = work.item.session
+            if items.contains(where: { $0.session == session }),
+                store.length(session: session) != Int(work.item.position)
+            {
+                return rows
+            }
+            switch admission.answer(work, busy: !items.isEmpty || store.isCommitting) {
             case .wait: return rows
             case .answered: break
             case .admitted(let item):

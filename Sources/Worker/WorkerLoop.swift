@@ -70,7 +70,7 @@ struct WorkerLoop: ~Copyable {
         report(computing: waiting, now: start)
         let moved = waiting && stage.step()
         if moved { busyNS += monotonicNanoseconds() - start }
-        if !moved, waiting { report(computing: false, now: start) }
+        if !moved { report(computing: false, now: start) }
         if start - lastHousekeeping > 10_000_000_000 {
             stage.store.housekeeping()
             lastHousekeeping = start

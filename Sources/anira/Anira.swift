@@ -17,7 +17,8 @@ struct Anira: ParsableCommand {
         version: "anira \(suiteVersion), worker protocol \(workerProtocolVersion)",
         groupedSubcommands: [
             CommandGroup(
-                name: "Services", subcommands: [Up.self, RouterCommand.self, DeciderCommand.self, CoreCommand.self, CodaCommand.self]),
+                name: "Services",
+                subcommands: [Up.self, RouterCommand.self, DeciderCommand.self, CoreCommand.self, CodaCommand.self]),
             CommandGroup(name: "Clients", subcommands: [Generate.self, ScoreCommand.self, StatusCommand.self]),
             CommandGroup(name: "Tools", subcommands: [KV.self, Bench.self]),
         ])

@@ -86,7 +86,9 @@ struct BenchDecode: ParsableCommand {
     func run() throws {
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
         defer {
-            do { try FileManager.default.removeItem(at: folder) } catch { print("cannot remove \(folder.path): \(error)") }
+            do { try FileManager.default.removeItem(at: folder) } catch {
+                print("cannot remove \(folder.path): \(error)")
+            }
         }
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
@@ -155,13 +157,27 @@ struct BenchDecode: ParsableCommand {
         if json { return try printJSON(report) }
         let m = report.medians
         print("machine \(report.machine), kernels \(report.kernels), commit \(report.commit)")
-        print("H=\(shape.hidden) I=\(shape.intermediate) heads=\(shape.heads) K=\(shape.maxDepth), depth \(depth), one thread a process")
+        print(
+            "H=\(shape.hidden) I=\(shape.intermediate) heads=\(shape.heads) K=\(shape.maxDepth), depth \(depth), one thread a process"
+        )
         print(String(format: "  weights' read time      %8.0f µs a token", m.floorMicros))
-        print(String(format: "  local engine, 1 session %8.0f µs a token    %.2f× the read time", m.localMicros, report.localOverFloor))
-        print(String(format: "  local engine, %2d        %8.0f tokens/s      %.1f× one session", sessions, m.localBatchTokens, report.localBatchGain))
+        print(
+            String(
+                format: "  local engine, 1 session %8.0f µs a token    %.2f× the read time", m.localMicros,
+                report.localOverFloor))
+        print(
+            String(
+                format: "  local engine, %2d        %8.0f tokens/s      %.1f× one session", sessions,
+                m.localBatchTokens, report.localBatchGain))
         if let over = report.suiteOverLocal, let gain = report.suiteBatchGain {
-            print(String(format: "  suite, 1 session        %8.0f µs a token    %.2f× the local engine", m.suiteMicros, over))
-            print(String(format: "  suite, %2d sessions      %8.0f tokens/s      %.1f× one session", sessions, m.suiteBatchTokens, gain))
+            print(
+                String(
+                    format: "  suite, 1 session        %8.0f µs a token    %.2f× the local engine", m.suiteMicros, over)
+            )
+            print(
+                String(
+                    format: "  suite, %2d sessions      %8.0f tokens/s      %.1f× one session", sessions,
+                    m.suiteBatchTokens, gain))
         }
     }
 }
@@ -266,7 +282,9 @@ extension LocalEngine {
             for request in requests {
                 for (reply, _) in take(request.id) {
                     if case .token = reply.reply { clock.see(reply.id) }
-                    if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+                    if case .error(let error) = reply.reply {
+                        throw RequestFailure(code: error.code, message: error.message)
+                    }
                     if reply.isLast { open.remove(reply.id) }
                 }
             }

@@ -27,10 +27,14 @@ struct BenchKernels: ParsableCommand {
         let matrix = PackedMatrix(weights, outputs: outputs, inputs: inputs)
         let rows = [1, 2, 4, 8, 16, 64].map { measure($0, weights, matrix) }
         if json { return try printJSON(rows) }
-        print("[M×\(inputs)]·[\(inputs)×\(outputs)], kernels \(String(cString: anira_kernels_variant())), \(machineName())")
+        print(
+            "[M×\(inputs)]·[\(inputs)×\(outputs)], kernels \(String(cString: anira_kernels_variant())), \(machineName())"
+        )
         print("    M   packed GFLOP/s   sgemm GFLOP/s   speed-up")
         for row in rows {
-            print(String(format: "%5d   %14.1f   %13.1f   %7.1f×", row.rows, row.packedGflops, row.sgemmGflops, row.speedup))
+            print(
+                String(
+                    format: "%5d   %14.1f   %13.1f   %7.1f×", row.rows, row.packedGflops, row.sgemmGflops, row.speedup))
         }
     }
 
@@ -42,7 +46,8 @@ struct BenchKernels: ParsableCommand {
         var blas: [Double] = []
         let (n, k, count) = (Int32(outputs), Int32(inputs), Int32(m))
         for _ in 0..<rounds {
-            packed.append(seconds { y.withUnsafeMutableBufferPointer { matrix.multiply(x, rows: m, into: $0.baseAddress!) } })
+            packed.append(
+                seconds { y.withUnsafeMutableBufferPointer { matrix.multiply(x, rows: m, into: $0.baseAddress!) } })
             blas.append(
                 seconds {
                     cblas_sgemm(

@@ -57,8 +57,11 @@ struct Generate: ParsableCommand {
     /// Two lines: words over the depth each position spent. The depth under a word is what was spent at its
     /// position, that is, on predicting the next word.
     private func show(_ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter) {
-        let prompt = words.tokens.isEmpty ? words.text.split(whereSeparator: \.isWhitespace).map(String.init) : words.tokens.map(String.init)
-        let new = result.text.isEmpty ? result.tokens.map(String.init) : result.text.split(separator: " ").map(String.init)
+        let prompt =
+            words.tokens.isEmpty
+            ? words.text.split(whereSeparator: \.isWhitespace).map(String.init) : words.tokens.map(String.init)
+        let new =
+            result.text.isEmpty ? result.tokens.map(String.init) : result.text.split(separator: " ").map(String.init)
         let spent = result.promptDepths + result.depths.dropFirst()
         let columns = zip(prompt + new, spent.map { Optional($0) } + [nil])
         var top = ""

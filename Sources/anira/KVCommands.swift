@@ -38,8 +38,12 @@ struct KVStat: ParsableCommand {
         if options.json { return try printJSON(summaries) }
         for s in summaries {
             print("\(s.path): stage \(s.stage), model \(s.fingerprint), schema \(s.schema), \(s.dtype)")
-            print("  \(s.sessions) sessions, \(s.tokens) tokens, up to \(s.maxEntries) entries of \(s.layers) × 2 × \(s.width) floats a token")
-            print("  file \(size(s.fileBytes)), records \(size(s.recordBytes))" + String(format: ", stored/raw %.2f", s.storedOverRaw))
+            print(
+                "  \(s.sessions) sessions, \(s.tokens) tokens, up to \(s.maxEntries) entries of \(s.layers) × 2 × \(s.width) floats a token"
+            )
+            print(
+                "  file \(size(s.fileBytes)), records \(size(s.recordBytes))"
+                    + String(format: ", stored/raw %.2f", s.storedOverRaw))
         }
     }
 }
@@ -54,14 +58,17 @@ struct KVSessions: ParsableCommand {
         if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.sessions) })) }
         for (path, sessions) in all {
             print("\(path): \(sessions.count) sessions")
-            if !sessions.isEmpty { print("  id        positions  mean entries  of full depth  entries 1…       name or request") }
+            if !sessions.isEmpty {
+                print("  id        positions  mean entries  of full depth  entries 1…       name or request")
+            }
             for s in sessions {
                 let share = s.fullDepthBytes > 0 ? Double(s.bytes) / Double(s.fullDepthBytes) : 0
                 let label = s.name.isEmpty ? "(\(s.request))" : s.name
                 let histogram = s.depthHistogram.map(String.init).joined(separator: " ")
                 print(
                     String(format: "  %-8llu  %9d  %12.2f  %12.0f%%  ", s.id, s.positions, s.meanEntries, share * 100)
-                        + histogram.padding(toLength: max(15, histogram.count), withPad: " ", startingAt: 0) + "  " + label)
+                        + histogram.padding(toLength: max(15, histogram.count), withPad: " ", startingAt: 0) + "  "
+                        + label)
             }
         }
     }
@@ -77,7 +84,9 @@ struct KVShow: ParsableCommand {
     @Option(help: "Most positions shown.") var count = 64
 
     func validate() throws {
-        guard from >= 0, from <= 1 << 30, count > 0, count <= 1 << 30 else { throw ValidationError("--from must be 0 or more, --count above 0") }
+        guard from >= 0, from <= 1 << 30, count > 0, count <= 1 << 30 else {
+            throw ValidationError("--from must be 0 or more, --count above 0")
+        }
     }
 
     func run() throws {
@@ -89,7 +98,8 @@ struct KVShow: ParsableCommand {
             )
         }
         guard all.contains(where: { !$0.positions.isEmpty }) else {
-            throw KVStoreError(.notFound, "find session \(session) in", path: options.data, advice: "'anira kv sessions' lists them")
+            throw KVStoreError(
+                .notFound, "find session \(session) in", path: options.data, advice: "'anira kv sessions' lists them")
         }
         if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.positions) })) }
         for (path, positions) in all where !positions.isEmpty {
@@ -97,7 +107,9 @@ struct KVShow: ParsableCommand {
             for p in positions {
                 print(String(format: "  position %5d: %d entries, %d bytes", p.position, p.entries, p.bytes))
                 for entry in 0..<p.entries {
-                    let layers = zip(p.keyNorms[entry], p.valueNorms[entry]).map { String(format: "|k| %.3f |v| %.3f", $0, $1) }
+                    let layers = zip(p.keyNorms[entry], p.valueNorms[entry]).map {
+                        String(format: "|k| %.3f |v| %.3f", $0, $1)
+                    }
                     print("    entry \(entry): " + layers.joined(separator: "; "))
                 }
             }
@@ -126,7 +138,9 @@ struct KVVerify: ParsableCommand {
         } else {
             for report in reports {
                 print("\(report.path): \(report.records) records, \(report.problems.count) problems")
-                for p in report.problems { print("  session \(p.session) position \(p.position) key \(p.key): \(p.problem)") }
+                for p in report.problems {
+                    print("  session \(p.session) position \(p.position) key \(p.key): \(p.problem)")
+                }
             }
         }
         if reports.contains(where: { !$0.problems.isEmpty }) { throw ExitCode(1) }
@@ -142,7 +156,9 @@ struct KVCollect: ParsableCommand {
     @Option(help: "Keep those of the last so many hours.") var keepHours: Double?
 
     func validate() throws {
-        guard keepMib ?? 0 >= 0, keepHours ?? 0 >= 0 else { throw ValidationError("--keep-mib and --keep-hours must be 0 or more") }
+        guard keepMib ?? 0 >= 0, keepHours ?? 0 >= 0 else {
+            throw ValidationError("--keep-mib and --keep-hours must be 0 or more")
+        }
     }
 
     func run() throws {
@@ -153,7 +169,9 @@ struct KVCollect: ParsableCommand {
             removed[path] = try KVInspector.collect(path: path, keepBytes: bytes, ageSeconds: age)
         }
         if options.json { return try printJSON(removed) }
-        for (path, count) in removed.sorted(by: { $0.key < $1.key }) { print("\(path): removed \(count) unnamed sessions") }
+        for (path, count) in removed.sorted(by: { $0.key < $1.key }) {
+            print("\(path): removed \(count) unnamed sessions")
+        }
     }
 }
 

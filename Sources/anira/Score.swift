@@ -23,16 +23,22 @@ struct ScoreCommand: ParsableCommand {
         let last = try target.run(request)
         if json { return printJSON(last.reply) }
         guard case .scored(let scored) = last.reply.reply else { return }
-        let words = tokens.isEmpty ? text.split(whereSeparator: \.isWhitespace).map(String.init) : tokens.map(String.init)
+        let words =
+            tokens.isEmpty ? text.split(whereSeparator: \.isWhitespace).map(String.init) : tokens.map(String.init)
         let painter = DepthPainter(enabled: isatty(STDOUT_FILENO) != 0)
         let width = max(5, words.map(\.count).max() ?? 0)
         print("token".padding(toLength: width, withPad: " ", startingAt: 0) + "  depth   logprob")
         for (index, word) in words.enumerated() where index < scored.depths.count {
             let logprob = index == 0 ? "        " : String(format: "%8.4f", scored.logprobs[index - 1])
             let padded = word.padding(toLength: width, withPad: " ", startingAt: 0)
-            print("\(painter.paint(padded, scored.depths[index]))  \(String(format: "%5d", scored.depths[index]))  \(logprob)")
+            print(
+                "\(painter.paint(padded, scored.depths[index]))  \(String(format: "%5d", scored.depths[index]))  \(logprob)"
+            )
         }
         let total = scored.logprobs.reduce(0, +)
-        print(String(format: "total %.4f over %d tokens, mean depth %.2f", total, scored.logprobs.count, scored.usage.meanDepth))
+        print(
+            String(
+                format: "total %.4f over %d tokens, mean depth %.2f", total, scored.logprobs.count,
+                scored.usage.meanDepth))
     }
 }

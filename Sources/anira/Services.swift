@@ -41,12 +41,15 @@ struct WorkerOptions: ParsableArguments {
     @Option(help: "Name, stable across restarts: it owns a shard of the store. Default: the stage and 0.")
     var name: String?
     @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
-    @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values, in MiB.") var residentMiB = 1024
+    @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values, in MiB.") var residentMiB =
+        1024
     @Option(help: "Most rows of one matrix.") var maxRows = 256
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
-        guard residentMiB > 0, maxRows > 0 else { throw ValidationError("--resident-mib and --max-rows must be above 0") }
+        guard residentMiB > 0, maxRows > 0 else {
+            throw ValidationError("--resident-mib and --max-rows must be above 0")
+        }
     }
 
     func run(

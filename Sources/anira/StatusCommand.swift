@@ -30,8 +30,12 @@ struct StatusCommand: ParsableCommand {
     }
 
     private func show(_ s: Anira_V1_SuiteStatus) {
-        print("anira \(s.version), model \(s.model.name) (\(s.model.decider) decider, K = \(s.model.maxDepth), fingerprint \(s.model.fingerprint))")
-        print("requests: \(s.running) running, \(s.waiting) waiting, \(number(s.counters.completed)) completed, \(number(s.counters.failed)) failed; \(s.sessions) named sessions")
+        print(
+            "anira \(s.version), model \(s.model.name) (\(s.model.decider) decider, K = \(s.model.maxDepth), fingerprint \(s.model.fingerprint))"
+        )
+        print(
+            "requests: \(s.running) running, \(s.waiting) waiting, \(number(s.counters.completed)) completed, \(number(s.counters.failed)) failed; \(s.sessions) named sessions"
+        )
         print("worker      state     pid     leased  busy  rows/step  cache MiB  sessions  depths 1…K")
         for stage in s.stages {
             if stage.workers.isEmpty { print("\(stage.name): no worker") }

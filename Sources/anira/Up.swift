@@ -59,7 +59,10 @@ struct Up: ParsableCommand {
     /// Router first: it stops first too, once running requests have finished.
     private func children(workers: String) -> [Supervisor.Child] {
         let shared =
-            ["--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue, "--supervised"]
+            [
+                "--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue,
+                "--supervised",
+            ]
             + (memoryOnly ? ["--memory-only"] : [])
         let worker =
             shared + [
@@ -67,7 +70,9 @@ struct Up: ParsableCommand {
                 "--max-rows", "\(maxRows)",
             ]
         let router =
-            shared + ["--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)"]
+            shared + [
+                "--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)",
+            ]
         let stages = [("decider", deciders), ("core", cores), ("coda", codas)]
         return [Supervisor.Child(name: "router", arguments: ["router"] + router)]
             + stages.flatMap { stage, count in

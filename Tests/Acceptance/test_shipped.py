@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,8 @@ def test_a_stream_left_early_is_cancelled_and_the_client_goes_on(mano, anira_cli
         for event in anira.generate(item["tokens"], max_new_tokens=50, stream=True):
             break
         assert anira.generate(item["text"], max_new_tokens=1)["text"].strip() == item["answer"]
+
+
+def test_the_readme_shows_the_ten_lines_that_are_tested():
+    root = Path(__file__).resolve().parents[2]
+    assert (root / "clients/python/ten_lines.py").read_text() in (root / "README.md").read_text()

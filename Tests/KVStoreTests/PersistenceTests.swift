@@ -147,7 +147,7 @@ import Testing
     }
 
     @Test func aDroppedSessionIsGoneFromBothTiers() throws {
-        let store = try KVStore(configuration(path))
+        let store = try KVStore(configuration(path, rows: 8192))
         let done = Completions()
         try store.write(1, [Int](repeating: 1, count: 900))
         try store.write(1, at: 900, [Int](repeating: 1, count: 100))

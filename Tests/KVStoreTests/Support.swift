@@ -53,7 +53,8 @@ final class Completions: @unchecked Sendable {  // guarded by `lock`
     private let lock = NSLock()
     private var seen: [(label: Int, error: KVStoreError?)] = []
     var labels: [Int] { lock.withLock { seen.map(\.label) } }
-    var errors: [KVStoreError?] { lock.withLock { seen.map(\.error) } }
+    /// nil: committed.
+    var errors: [KVStoreError.Code?] { lock.withLock { seen.map { $0.error?.code } } }
     func note(_ label: Int, _ error: KVStoreError?) { lock.withLock { seen.append((label, error)) } }
 }
 

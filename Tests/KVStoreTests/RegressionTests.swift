@@ -1,0 +1,157 @@
+import Foundation
+import Testing
+
+@testable import KVStore
+
+/// Faults that were found in the store, each with what broke.
+@Suite struct RegressionTests {
+    private let folder = TemporaryFolder()
+    private var path: String { "\(folder.path)/core-0" }
+
+    /// `Environment.init` closed the handle and threw once every property was set; `deinit` then closed it again, and
+    /// the process ended with SIGABRT.
+    @Test func anEnvironmentWithoutOurDatabasesIsRefusedWithoutACrash() async {
+        await #expect(processExitsWith: .success) { [path = folder.path as String] in
+            let other = try Environment(path: path, access: .owner(.process), names: ["theirs"])
+            other.close()
+            for _ in 0..<20 {
+                #expect(throws: KVStoreError.self) {
+                    try Environment(path: path, access: .reader, names: ["kv"])
+                }
+            }
+        }
+    }
+
+    /// A data.mdb cut short ended the process with SIGBUS at the first read past its end.
+    @Test func aFileCutShortIsReportedWithoutACrash() async {
+        await #expect(processExitsWith: .success) { [path = folder.path as String] in
+            let store = try KVStore(configuration(path, rows: 8192))
+            try store.write(1, [Int](repeating: 4, count: 1000))
+            store.close()
+            truncate("\(path)/data.mdb", 64 << 10)
+            #expect(throws: KVStoreError.self) { _ = try KVInspector(path: path).verify() }
+            #expect(throws: KVStoreError.self) { try KVStore(configuration(path)).close() }
+        }
+    }
+
+    /// The length check lets 16 pages be missing: cut by fewer, the file is still a SIGBUS.
+    @Test func aFileCutShortByAFewPagesIsReportedWithoutACrash() async {
+        await withKnownIssue {
+            await #expect(processExitsWith: .success) { [path = folder.path as String] in
+                let store = try KVStore(configuration(path, rows: 8192))
+                try store.write(1, [Int](repeating: 4, count: 1000))
+                store.close()
+                let file = "\(path)/data.mdb"
+                var status = stat()
+                stat(file, &status)
+                truncate(file, status.st_size - 12 * 4096)
+                do { _ = try KVInspector(path: path).verify() } catch is KVStoreError {}
+            }
+        }
+    }
+
+    /// Figures read through the map, so they hold the lock that growing it takes.
+    @Test func figuresMayBeReadWhileTheMapGrows() async {
+        await #expect(processExitsWith: .success) { [path = folder.path as String] in
+            for round in 0..<10 {
+                let environment = try Environment(
+                    path: "\(path)/\(round)", access: .owner(.process), names: ["a"], mapBytes: 1 << 16)
+                let done = Completions()
+                Thread { while done.labels.isEmpty { _ = environment.mapUsedRatio } }.start()
+                for key in UInt8(0)..<64 {
+                    try environment.write { try $0.put("a", [key], [UInt8](repeating: 1, count: 60_000)) }
+                }
+                done.note(1, nil)
+                usleep(2000)
+                environment.close()
+            }
+        }
+    }
+
+    /// Another program's environment got our databases.
+    @Test func anotherProgramsEnvironmentIsLeftAlone() throws {
+        let other = try Environment(path: path, access: .owner(.process), names: ["theirs"])
+        try other.write { try $0.put("theirs", [1], [1]) }
+        other.close()
+        let before = try Data(contentsOf: URL(fileURLWithPath: "\(path)/data.mdb"))
+        #expect(throws: KVStoreError.self) { try KVStore(configuration(path)).close() }
+        #expect(try Data(contentsOf: URL(fileURLWithPath: "\(path)/data.mdb")) == before)
+    }
+
+    /// What was void went with the resident session; its records stayed and were served.
+    @Test func forgottenPositionsStayForgottenAfterARelease() throws {
+        let store = try KVStore(configuration(path))
+        defer { store.close() }
+        try store.write(1, [1, 1, 1, 1])
+        store.settle()
+        #expect(try store.resume(1, at: 2) == .ready)
+        store.release(session: 1)
+        let residency = try store.resume(1, at: 4)
+        #expect(residency != .ready)
+    }
+
+    /// `prepare` took `info` and `persist` only when the session became resident.
+    @Test func theSessionRecordNamesTheRequestThatWroteLast() throws {
+        let store = try KVStore(configuration(path))
+        for (position, request) in ["first", "second"].enumerated() {
+            _ = try store.prepare(session: 1, position: position, persist: true, info: info("tea", request: request))
+            #expect(store.extend(session: 1, by: 1))
+            store.fill(1, position, 0)
+            store.commit(session: 1, positions: position..<(position + 1)) { _ in }
+        }
+        store.close()
+        #expect(try KVInspector(path: path).sessions().first?.request == "second")
+    }
+
+    /// An undecodable session record counted as length 1: positions from there on were not void, and a position got a
+    /// second record, the older of which could be served.
+    @Test func aDamagedSessionRecordDoesNotLeaveTwoRecordsOfAPosition() throws {
+        let first = try KVStore(configuration(path))
+        try first.write(1, [1, 1, 1, 1])
+        first.close()
+        try edit(path) { try $0.put("sessions", Key.session(1), [9, 9, 9]) }
+        let second = try KVStore(configuration(path))
+        try second.write(1, at: 2, [3], writing: 1)
+        second.close()
+        #expect(try storedKeys(path) == [[1, 0, 0], [1, 1, 0], [1, 2, 2]])
+    }
+
+    /// After a failed commit `prepare` dropped the session, also while another chunk of it was at work, whose next
+    /// `appendEntry` trapped.
+    @Test(.enabled(if: geteuid() == 0)) func aFailedCommitDoesNotTakeOpenPositionsAway() throws {
+        let disk = "\(folder.path)/disk"
+        try FileManager.default.createDirectory(atPath: disk, withIntermediateDirectories: true)
+        _ = try tool("mount", "-t", "tmpfs", "-o", "size=256k", "none", disk)
+        defer { _ = try? tool("umount", "-l", disk) }
+        let store = try KVStore(configuration("\(disk)/core-0", rows: 16384))
+        defer { store.close() }
+        #expect(try store.resume(1, at: 0) == .ready)
+        #expect(store.extend(session: 1, by: 1000))
+        for position in 0..<1000 { for entry in 0..<4 { store.fill(1, position, entry) } }
+        #expect(try store.resume(1, at: 1000) == .ready)
+        #expect(store.extend(session: 1, by: 2))
+        store.commit(session: 1, positions: 0..<1000) { _ in }
+        store.settle()
+        #expect(try store.resume(1, at: 1002) == .ready)
+        store.fill(1, 1000, 0)
+        store.abandon(session: 1, from: 1000)
+        #expect(try store.resume(1, at: 1000) == .needContext(from: 0))
+    }
+
+    /// `verify` compared no session's length with its records.
+    @Test func aMissingLastRecordIsReported() throws {
+        let store = try KVStore(configuration(path))
+        try store.write(1, [1, 1, 1])
+        store.close()
+        try edit(path) { try $0.delete("kv", Key.record(1, 2, deepest: 0)) }
+        #expect(try KVInspector(path: path).verify().problems.map(\.position) == [2])
+    }
+
+    @Test func aDamagedSessionRecordIsReported() throws {
+        let store = try KVStore(configuration(path))
+        try store.write(1, [1, 1, 1])
+        store.close()
+        try edit(path) { try $0.put("sessions", Key.session(1), [9, 9, 9]) }
+        #expect(try KVInspector(path: path).verify().problems.map(\.key) == [hex(Key.session(1))])
+    }
+}

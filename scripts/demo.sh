@@ -1,0 +1,51 @@
+#!/bin/sh
+# What the suite is, in half a minute: four kinds of processes on a shipped model, real problems over ZeroMQ, the
+# depth every token took, a look into the store with stock tools, a clean stop.
+# usage: demo.sh ANIRA
+set -eu
+cd "$(dirname "$0")/.."
+anira=$1
+endpoint=tcp://127.0.0.1:$((20000 + $$ % 10000))
+folder=$(mktemp -d)
+trap 'kill -TERM "$up" 2>/dev/null; wait "$up" 2>/dev/null || true; rm -rf "$folder"' EXIT
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+say "Starting Router, DeciderService, two RecurrentCoreServices and CodaService on checkpoints/mano-online"
+mkfifo "$folder/ready"
+"$anira" up --model checkpoints/mano-online --data "$folder/data" --endpoint "$endpoint" --cores 2 >"$folder/ready" &
+up=$!
+head -n 1 "$folder/ready"
+ps -o pid,args --ppid "$up" | cut -c 1-100
+
+say "MANO: prefix arithmetic modulo 7. The row below the words is the depth each token took."
+while IFS='|' read -r problem value; do
+    "$anira" generate --endpoint "$endpoint" --max-new-tokens 1 --depths "<bos> $problem <ans>"
+    echo "expected: $value"
+    echo
+done <<'PROBLEMS'
+<len_1> + 3 6|2
+<len_2> + 3 * 2 4|4
+<len_2> - - 0 5 6|3
+<len_3> - 1 - 4 * 3 1|0
+<len_3> * * 4 2 + 5 0|5
+PROBLEMS
+
+say "One of them at fixed depth 1: less thinking, and what it costs (expected: 0)"
+"$anira" generate --endpoint "$endpoint" --max-new-tokens 1 --depth 1 --depths '<bos> <len_3> - 1 - 4 * 3 1 <ans>'
+
+say "What the workers did"
+sleep 1 # figures come with heartbeats
+"$anira" status --endpoint "$endpoint"
+
+say "The store: one record a token, seen with LMDB's own tools while it is live"
+for store in "$folder"/data/kv/*/*; do
+    echo "${store#"$folder/data/"}: $(mdb_stat -s kv "$store" | grep Entries)"
+done
+"$anira" kv sessions --data "$folder/data" --stage core
+
+say "Stopping"
+kill -TERM "$up"
+wait "$up" && echo "stopped cleanly"
+pgrep -P "$up" && exit 1
+exit 0
