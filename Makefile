@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 
 ANIRA := .build/release/anira
-PYTHON := .venv/bin/python
+PYTHON := $(CURDIR)/.venv/bin/python
 SYSTEM_PACKAGES := libzmq3-dev libopenblas-dev liblmdb-dev lmdb-utils protobuf-compiler libprotobuf-dev python3-venv
 
 help: ## List the commands
@@ -24,8 +24,8 @@ test: setup ## Build everything, run the unit tests and the acceptance tests aga
 	$(PYTHON) -m pytest -q Tests/Acceptance
 
 lint: setup ## Formatting of Swift sources, compose files
-	swift format lint --strict --recursive Package.swift $(SWIFT_SOURCES)
-	compose/validate.sh $(PYTHON)
+	@swift format lint --strict Package.swift $(SWIFT_SOURCES)
+	@compose/validate.sh $(PYTHON)
 
 SWIFT_SOURCES := $(shell find Sources Tests -name '*.swift' -not -name '*.pb.swift')
 

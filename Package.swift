@@ -54,7 +54,8 @@ let package = Package(
         .testTarget(name: "KernelsTests", dependencies: ["Kernels"]),
         .testTarget(name: "KVStoreTests", dependencies: ["KVStore"]),
         .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", protobuf]),
-        .testTarget(name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", protobuf]),
+        .testTarget(
+            name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
         .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit"]),
     ],
     swiftLanguageModes: [.v6]

@@ -32,6 +32,8 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     private static let mostInlineBytes = 256 << 10
     private let mayCommitInline: Bool
     private var busy = false
+    /// Threads other than the writer that wait for a change.
+    private var sleepers = 0
     private let condition = NSCondition()
     private let environment: Environment
     private let clock: @Sendable () -> UInt64
@@ -59,7 +61,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     func submit(_ group: [Write]) {
         let bytes = group.reduce(0) { $0 + $1.bytes }
         let inline = condition.withLock {
-            while waitingBytes > Self.mostWaitingBytes { condition.wait() }
+            while waitingBytes > Self.mostWaitingBytes { sleep() }
             for write in group { pending[write.session, default: 0] += 1 }
             if mayCommitInline, !busy, waiting.isEmpty, bytes <= Self.mostInlineBytes {
                 busy = true
@@ -81,7 +83,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
 
     /// Returns once nothing of the session waits.
     func settle(_ session: UInt64) {
-        condition.withLock { while pending[session] != nil { condition.wait() } }
+        condition.withLock { while pending[session] != nil { sleep() } }
     }
 
     /// True once after a write of the session failed: what is resident has no complete copy.
@@ -94,7 +96,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
         condition.withLock {
             stopping = true
             condition.broadcast()
-            while !ended { condition.wait() }
+            while !ended { sleep() }
         }
     }
 
@@ -157,8 +159,16 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
                 counts.rawBytes += figures.rawBytes
                 counts.slowestMicros = max(counts.slowestMicros, micros)
             }
-            condition.broadcast()
+            // Waking the writer for nothing would cost more than the commit did.
+            if sleepers > 0 || !waiting.isEmpty || stopping { condition.broadcast() }
         }
+    }
+
+    /// Waits for a change; called with the lock held, not by the writer.
+    private func sleep() {
+        sleepers += 1
+        condition.wait()
+        sleepers -= 1
     }
 }
 

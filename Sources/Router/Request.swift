@@ -88,7 +88,7 @@ struct Request: Sendable {
 
     init(
         id: UInt64, clientID: String, digest: UInt64, job: Job, session: UInt64, history: SessionRecord?,
-        client: ClientAddress, now: UInt64, deadline: UInt64?
+        clients: [ClientAddress], now: UInt64, deadline: UInt64?
     ) {
         self.id = id
         self.clientID = clientID
@@ -97,7 +97,7 @@ struct Request: Sendable {
         self.session = session
         self.received = now
         self.deadline = deadline
-        clients = [client]
+        self.clients = clients
         let old = history?.tokens ?? []
         tokens = old + job.tokens
         promptStart = old.count
@@ -112,7 +112,11 @@ struct Request: Sendable {
     }
 
     /// Back to `position`: what was in flight is forgotten, known tokens will be computed again.
-    mutating func rewind(to position: Int) {
+    mutating func rewind(to position: Int, rowBytes: Int) {
+        // A chunk's logits are one frame: the replay begins with the chunk.
+        let chunk = logits.first { $0.key <= position && position < $0.key + $0.value.count / rowBytes }?.key
+        let position = chunk ?? position
+        logits = logits.filter { $0.key < position }
         attempt += 1
         replays += 1
         (frontier, nextCoda, done) = (position, position, position)

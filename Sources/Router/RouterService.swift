@@ -202,7 +202,7 @@ private struct RouterLoop: ~Copyable {
     private mutating func perform(_ actions: [RouterAction]) {
         for action in actions {
             switch action {
-            case .reply, .keep, .remember, .forget, .forgetResults, .reserve: later.append(action)
+            case .reply, .keep, .remember, .forget, .forgetResults: later.append(action)
             default: attempt(action)
             }
         }

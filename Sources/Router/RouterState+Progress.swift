@@ -57,7 +57,8 @@ extension RouterState {
         case (.decider, .decider(let result)) where outcome.tensor?.count == item.count * width * 4:
             forward(item, depths: Array(result.depths), distributions: result.distributions, outcome.tensor)
         case (.core, .core(let result))
-        where outcome.tensor?.count == item.count * width * 4 && result.depths.count == item.count:
+        where outcome.tensor?.count == item.count * width * 4 && result.depths.count == item.count
+            && result.depths.allSatisfy({ (1...configuration.model.maxDepth).contains(Int($0)) }):
             leaveCore(item, Array(result.depths), result.distributions, outcome.tensor)
         case (.coda, .coda(let result)):
             finishChunk(item, result, outcome.tensor)
@@ -129,7 +130,10 @@ extension RouterState {
             requests[item.request]!.logprobs.replaceSubrange(
                 item.position..<(item.position + result.logprobs.count), with: result.logprobs)
             if request.job.wantsLogits { requests[item.request]!.logits[item.position] = tensor }
-        } else if result.sampled, end == request.tokens.count {
+        } else if end == request.tokens.count, request.newTokens.count < request.job.maxNewTokens {
+            guard result.sampled else {
+                return fail(item.request, .internal, "the coda answered without the token it owes")
+            }
             guard result.token >= 0, result.token < configuration.model.vocabSize else {
                 return fail(item.request, .internal, "the coda answered with a token outside the vocabulary")
             }
@@ -182,7 +186,7 @@ extension RouterState {
         guard request.replays < 16 else {
             return fail(id, .unavailable, "its cache was lost \(request.replays) times; try again")
         }
-        request.rewind(to: position)
+        request.rewind(to: min(position, request.done), rowBytes: configuration.model.vocabSize * 4)
         requests[id] = request
         forgetItems(id, tellWorkers: true)
         pump(id)
@@ -244,7 +248,11 @@ extension RouterState {
             let record = ResultRecord(
                 number: request.id, id: request.clientID, digest: request.digest, reply: try answer.serializedData())
             actions.append(.keep(record))
-            if let forgotten = remember(record) { actions.append(.forgetResults(through: forgotten)) }
+            if let forgotten = remember(record) {
+                // The ledger is in order of arrival, answers are forgotten in order of their ends.
+                let oldest = results.values.map(\.number).min() ?? .max
+                actions.append(.forgetResults(through: min(forgotten, oldest - 1)))
+            }
         } catch {
             actions.append(.log(.error, "the answer to '\(request.clientID)' cannot be kept: \(error)"))
         }
@@ -253,7 +261,11 @@ extension RouterState {
     /// Keeps an answer, and forgets the oldest ones beyond the limits; returns the number of the last one forgotten.
     @discardableResult
     mutating func remember(_ record: ResultRecord) -> UInt64? {
-        if results.updateValue(record, forKey: record.id) == nil { resultOrder.append(record.id) }
+        if let replaced = results.updateValue(record, forKey: record.id) {
+            resultBytes -= replaced.reply.count
+        } else {
+            resultOrder.append(record.id)
+        }
         resultBytes += record.reply.count
         var forgotten: UInt64?
         while resultOrder.count > configuration.limits.rememberedResults
@@ -281,6 +293,8 @@ extension RouterState {
                 pins: request.pins)
             sessions[name] = record
             actions.append(.remember(name: name, record))
+        } else if sessions[name] == nil {
+            forget(session: request.session, at: request.pins)
         }
     }
 

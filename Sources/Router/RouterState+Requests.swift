@@ -54,7 +54,7 @@ extension RouterState {
         }
         let request = Request(
             id: nextRequest, clientID: message.id, digest: digest, job: job,
-            session: history?.id ?? nextSession, history: history, client: client, now: now,
+            session: history?.id ?? nextSession, history: history, clients: [client], now: now,
             deadline: message.hasDeadlineMs ? now + UInt64(message.deadlineMs) * 1_000_000 : nil)
         nextRequest += 1
         if history == nil { takeSessionNumber() }
@@ -90,9 +90,9 @@ extension RouterState {
         guard let next = queue.first, let waiting = requests[next], waiting.waiting else { return }
         var renewed = Request(
             id: waiting.id, clientID: waiting.clientID, digest: waiting.digest, job: waiting.job,
-            session: sessions[name]?.id ?? waiting.session, history: sessions[name], client: waiting.clients[0],
+            session: sessions[name]?.id ?? waiting.session, history: sessions[name], clients: waiting.clients,
             now: waiting.received, deadline: waiting.deadline)
-        renewed.clients = waiting.clients
+        renewed.watchers = waiting.watchers
         requests[next] = renewed
         guard renewed.tokens.count <= configuration.model.maxPositionEmbeddings else {
             return fail(
@@ -162,12 +162,19 @@ extension RouterState {
             throw Refusal(.notFound, "drop_session.session: no session '\(name.prefix(64))'")
         }
         actions.append(.forget(name: name))
-        for name in record.pins {
-            if let worker = workers[name] {
-                actions.append(.release(session: record.id, drop: true, to: worker.address))
+        forget(session: record.id, at: record.pins)
+        reply(id, .accepted(.with { $0.durability = durability }), to: client)
+    }
+
+    /// Removes a session from its workers' stores, of a lost one when it is back.
+    mutating func forget(session: UInt64, at pins: [String]) {
+        for name in pins where !name.isEmpty {
+            if let worker = workers[name], worker.state != .lost {
+                actions.append(.release(session: session, drop: true, to: worker.address))
+            } else {
+                owedDrops[name, default: []].append(session)
             }
         }
-        reply(id, .accepted(.with { $0.durability = durability }), to: client)
     }
 
     /// The weakest promise among the stages' stores.

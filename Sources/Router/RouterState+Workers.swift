@@ -39,6 +39,9 @@ extension RouterState {
                     $0.protocolVersion = workerProtocolVersion
                     $0.heartbeatMs = UInt32(configuration.heartbeatMS)
                 }, to: address))
+        for session in owedDrops.removeValue(forKey: ready.name) ?? [] {
+            actions.append(.release(session: session, drop: true, to: address))
+        }
         retryOrphans()
     }
 
@@ -133,6 +136,7 @@ extension RouterState {
     /// read its replies loses them.
     mutating func cutOff(_ client: ClientAddress, slow: Bool) {
         for (id, request) in requests where request.clients.contains(client) {
+            guard requests[id] != nil else { continue }  // ended with an earlier one of this loop
             requests[id]!.clients.removeAll { $0 == client }
             guard slow else { continue }
             counters.slowClients += 1

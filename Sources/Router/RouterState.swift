@@ -57,6 +57,8 @@ public struct RouterState: Sendable {
     var sessionQueues: [String: Deque<UInt64>] = [:]
     var workers: [String: Worker] = [:]
     var nameOf: [WorkerAddress: String] = [:]
+    /// Sessions to be removed from a worker's store once it is back.
+    var owedDrops: [String: [UInt64]] = [:]
     /// Items whose stage has no worker now.
     var orphans: [Item] = []
     var nextRequest: UInt64 = 1

@@ -50,7 +50,8 @@ struct WorkerLoop: ~Copyable {
             if poll(socket, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0) {
                 while let frames = socket.receive() { try take(frames) }
             }
-            idle = !step()
+            let moved = step()
+            idle = !moved || stage.pending == 0
             sendOutcomes()
             keepRegistered()
             guard shouldStop() else { continue }

@@ -57,12 +57,16 @@ import Testing
                 let environment = try Environment(
                     path: "\(path)/\(round)", access: .owner(.process), names: ["a"], mapBytes: 1 << 16)
                 let done = Completions()
-                Thread { while done.labels.isEmpty { _ = environment.mapUsedRatio } }.start()
+                let ended = DispatchSemaphore(value: 0)
+                Thread {
+                    while done.labels.isEmpty { _ = environment.mapUsedRatio }
+                    ended.signal()
+                }.start()
                 for key in UInt8(0)..<64 {
                     try environment.write { try $0.put("a", [key], [UInt8](repeating: 1, count: 60_000)) }
                 }
                 done.note(1, nil)
-                usleep(2000)
+                ended.wait()
                 environment.close()
             }
         }

@@ -34,7 +34,8 @@ final class StoreBench {
     /// session → position → entry → floats
     var naive: [UInt64: [[[Float]]]] = [:]
     private var counter = 0
-    /// Of the stores before the last `reopen`.
+    private var isOpen = true
+    /// Of the stores before the last `close`.
     private(set) var evictions = 0
     private(set) var reloads = 0
 
@@ -45,7 +46,7 @@ final class StoreBench {
     }
 
     deinit {
-        store.close()
+        close()
         try? FileManager.default.removeItem(atPath: folder)
     }
 
@@ -140,17 +141,24 @@ final class StoreBench {
     }
 
     func reopen(_ change: (inout Setup) -> Void = { _ in }) throws {
-        let figures = store.statistics()
-        evictions += figures.evictions
-        reloads += figures.reloads
-        store.close()
+        close()
         change(&setup)
         store = try KVStore(StoreBench.configuration(setup, path))
+        isOpen = true
+    }
+
+    /// Once: a closed store answers nothing.
+    func close() {
+        guard isOpen else { return }
+        isOpen = false
+        evictions += store.statistics().evictions
+        reloads += store.statistics().reloads
+        store.close()
     }
 
     /// Closes the store and changes its environment.
     func atRest(_ body: (borrowing Transaction) throws -> Void) throws {
-        store.close()
+        close()
         let environment = try Environment(
             path: path, access: .owner(.process), names: ["meta", "sessions", "kv"], mapBytes: setup.mapBytes)
         defer { environment.close() }
@@ -168,11 +176,12 @@ final class StoreBench {
         process.executableURL = URL(fileURLWithPath: "/usr/bin/\(name)")
         process.arguments = arguments
         process.standardOutput = output
+        process.standardError = output
         try process.run()
-        let data = output.fileHandleForReading.readDataToEndOfFile()
+        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         process.waitUntilExit()
-        try #require(process.terminationStatus == 0)
-        return String(decoding: data, as: UTF8.self)
+        try #require(process.terminationStatus == 0, "\(name): \(text)")
+        return text
     }
 }
 

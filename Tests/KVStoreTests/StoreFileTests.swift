@@ -56,17 +56,18 @@ struct StoreFileTests {
         let error = #expect(throws: KVStoreError.self) { try OwnerLock(path: "\(bench.path)/owner.lock", what: "it") }
         #expect(error?.code == .owned)
         #expect(error.map { "\($0)".contains("process \(getpid()) ") } == true)
-        bench.store.close()
+        bench.close()
         #expect(!FileManager.default.fileExists(atPath: "\(bench.path)/owner.lock"))
     }
 
     @Test("A store held by another process is refused naming it, and opens once that has ended")
     func otherProcess() throws {
         let bench = try StoreBench()
-        bench.store.close()
+        bench.close()
         let (child, output) = (Process(), Pipe())
         child.executableURL = URL(fileURLWithPath: "/bin/sh")
-        child.arguments = ["-c", "exec 9>\"$0\"; flock 9; echo $$ > \"$0\"; echo held; read _", "\(bench.path)/owner.lock"]
+        let script = "exec 9>\"$0\"; flock 9; echo $$ > \"$0\"; echo held; read line"
+        child.arguments = ["-c", script, "\(bench.path)/owner.lock"]
         child.standardOutput = output
         let input = Pipe()
         child.standardInput = input
@@ -78,7 +79,7 @@ struct StoreFileTests {
         }
         #expect(error?.code == .owned)
         #expect(error.map { "\($0)".contains("process \(child.processIdentifier) ") } == true)
-        try input.fileHandleForWriting.close()
+        try input.fileHandleForWriting.write(contentsOf: Data("end\n".utf8))
         child.waitUntilExit()
         try bench.reopen()
     }
@@ -87,7 +88,7 @@ struct StoreFileTests {
     func foreign() throws {
         let bench = try StoreBench()
         try bench.write(1, at: 0, [1, 2])
-        bench.store.close()
+        bench.close()
         let before = try Data(contentsOf: URL(fileURLWithPath: "\(bench.path)/data.mdb"))
         let changes: [((inout StoreBench.Setup) -> Void, [String])] = [
             ({ $0.fingerprint = "fingerprint-2" }, ["fingerprint-1", "fingerprint-2"]),
@@ -137,7 +138,7 @@ struct StoreFileTests {
         bench.naive[1]!.removeLast(2)
         #expect(bench.equalsNaive(1))
         try bench.write(1, at: 1, [5, 5])
-        bench.store.close()
+        bench.close()
         #expect(try KVInspector(path: bench.path).verify().problems.isEmpty, "rewritten, the session is whole")
     }
 

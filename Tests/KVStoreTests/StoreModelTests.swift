@@ -44,7 +44,7 @@ struct StoreModelTests {
         #expect(bench.store.statistics().residentBytes == 0)
         let stored = try bench.keys("kv")
         #expect(stored.count == bench.naive.values.reduce(0) { $0 + $1.count })
-        bench.store.close()
+        bench.close()
         #expect(try KVInspector(path: bench.path).verify().problems.isEmpty)
     }
 
@@ -97,7 +97,7 @@ struct StoreModelTests {
         try bench.reopen()
         #expect(try bench.prepare(.max - 1, 3) == .ready)
         #expect(bench.equalsNaive(.max - 1))
-        bench.store.close()
+        bench.close()
         let summary = try KVInspector(path: bench.path).summary()
         let floats = (1 + shape.entries + (shape.entries + 1) / 2) * shape.layers * 2 * shape.width
         #expect(summary.recordBytes == 3 * 16 + floats * (type == .f32 ? 4 : 2))

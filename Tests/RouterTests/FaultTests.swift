@@ -152,7 +152,7 @@ struct FaultTests {
         suite.run()
         suite.send(.result("long", id: "w"))
         #expect(suite.ending("w").completed.tokens.count == 1)
-        #expect(Set(suite.ledger.results.map(\.id)) == ["c", "long"])
+        #expect(Set(suite.ledger.results.map(\.id)).isSuperset(of: ["c", "long"]))
     }
 
     /// A second READY on the same connection made a new record of the worker, and what it owed was forgotten.

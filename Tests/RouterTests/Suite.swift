@@ -17,7 +17,8 @@ struct Suite {
     struct Player {
         let name: String
         let stage: StageKind
-        let address: WorkerAddress
+        /// Empty: gone, nothing reaches it.
+        var address: WorkerAddress
         /// Positions held by session: work beyond them is answered with NEED_CONTEXT.
         var held: [UInt64: Int] = [:]
         /// Work received and not answered, in order.
