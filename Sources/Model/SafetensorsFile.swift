@@ -51,10 +51,14 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
                 .damaged, "\(path) is damaged: header of \(length) bytes in a file of \(mapping.count) bytes")
         }
         let start = 8 + Int(length)
-        let header = try? JSONSerialization.jsonObject(with: Data(mapping[8..<start]))
-        guard let header = header as? [String: Any] else {
-            throw ModelError(.damaged, "\(path) is damaged: its header is not a JSON object")
+        let notJSON = ModelError(.damaged, "\(path) is damaged: its header is not a JSON object")
+        let parsed: Any
+        do {
+            parsed = try JSONSerialization.jsonObject(with: Data(mapping[8..<start]))
+        } catch {
+            throw notJSON
         }
+        guard let header = parsed as? [String: Any] else { throw notJSON }
         for (name, value) in header where name != "__metadata__" {
             entries[name] = try entry(name, value, dataStart: start)
         }

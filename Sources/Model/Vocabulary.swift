@@ -30,7 +30,10 @@ public struct Vocabulary: Sendable {
     /// nil when the folder has no vocabulary this engine reads; then requests carry token ids.
     static func load(from directory: String, size: Int) throws -> Vocabulary? {
         if let data = FileManager.default.contents(atPath: "\(directory)/vocab.json") {
-            guard let words = try? JSONDecoder().decode([String].self, from: data) else {
+            let words: [String]
+            do {
+                words = try JSONDecoder().decode([String].self, from: data)
+            } catch {
                 throw ModelError(.damaged, "\(directory)/vocab.json is damaged: it must be a JSON list of words")
             }
             guard words.count <= size else {
@@ -47,11 +50,14 @@ public struct Vocabulary: Sendable {
             }
             let model: Model
         }
-        guard let tokenizer = try? JSONDecoder().decode(Tokenizer.self, from: data),
-            tokenizer.model.type == "WordLevel"
-        else { return nil }
-        var words = [String](repeating: "", count: size)
-        for (word, id) in tokenizer.model.vocab where words.indices.contains(id) { words[id] = word }
-        return Vocabulary(words: words)
+        do {
+            let tokenizer = try JSONDecoder().decode(Tokenizer.self, from: data)
+            guard tokenizer.model.type == "WordLevel" else { return nil }
+            var words = [String](repeating: "", count: size)
+            for (word, id) in tokenizer.model.vocab where words.indices.contains(id) { words[id] = word }
+            return Vocabulary(words: words)
+        } catch is DecodingError {
+            return nil  // a tokenizer of another kind: requests carry token ids
+        }
     }
 }

@@ -45,19 +45,33 @@ public enum ClientCodec {
             let request = try ClientRequest(jsonUTF8Bytes: body)
             return (.success(request), request.id)
         } catch {
-            guard let object = (try? JSONSerialization.jsonObject(with: Data(body))) as? [String: Any] else {
-                return (.failure(.invalid("body", "not valid JSON")), "")
+            return explain(body)
+        }
+    }
+
+    /// Why a JSON body is no request, and the id to say so under.
+    private static func explain(_ body: [UInt8]) -> (request: Result<ClientRequest, Refusal>, id: String) {
+        let notJSON = Refusal.invalid("body", "not valid JSON")
+        do {
+            guard let object = try JSONSerialization.jsonObject(with: Data(body)) as? [String: Any] else {
+                return (.failure(notJSON), "")
             }
             let id = (object["id"] as? String).map { String($0.prefix(64)) } ?? ""
             return (.failure(diagnose(object)), id)
+        } catch {
+            return (.failure(notJSON), "")
         }
     }
 
     /// Names the innermost field that does not decode, by decoding each one alone.
     private static func diagnose(_ object: [String: Any]) -> Refusal {
         func fails(_ value: [String: Any]) -> Bool {
-            guard let data = try? JSONSerialization.data(withJSONObject: value) else { return true }
-            return (try? ClientRequest(jsonUTF8Bytes: data)) == nil
+            do {
+                _ = try ClientRequest(jsonUTF8Bytes: JSONSerialization.data(withJSONObject: value))
+                return false
+            } catch {
+                return true
+            }
         }
         func search(_ value: Any, path: String, wrap: (Any) -> [String: Any]) -> String? {
             guard fails(wrap(value)) else { return nil }

@@ -121,7 +121,7 @@ struct RouterCommand: ParsableCommand {
         options.endpoint = endpoint
         let model = configuration.modelName
         options.onReady = { say("anira is ready: \(model) on \($0)") }
-        let router = try RouterService(
+        let router = try buildRouter(
             options, configuration: configuration, context: Context(), log: service.log("router"))
         let signals = StopSignals(supervised: service.supervised) { router.stop() }
         defer { signals.cancel() }

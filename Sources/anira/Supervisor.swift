@@ -50,10 +50,7 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
     /// Called with the lock held.
     private func start(_ index: Int) {
         let process = Process()
-        process.executableURL = URL(
-            fileURLWithPath: CommandLine.arguments[0].contains("/") ? CommandLine.arguments[0] : "/proc/self/exe"
-        )
-        .resolvingSymlinksInPath()
+        process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = running[index].child.arguments
         process.terminationHandler = { [weak self] process in self?.ended(index, process) }
         running[index].startAgain = nil
