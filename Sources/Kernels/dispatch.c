@@ -1,4 +1,4 @@
-// The functions of kernels.h, each a jump into the chosen variant.
+// The functions of kernels.h and training.h, each a jump into the chosen variant.
 #include "variant.h"
 
 #include <stdatomic.h>
@@ -76,5 +76,55 @@ void anira_attention(const float *q, const float *cache, size_t stride, size_t k
 }
 
 float anira_sum(const float *x, size_t n) { return variant()->sum_all(x, n); }
+
+void anira_rmsnorm_backward(const float *x, const float *w, const float *dy, float eps, int m, int h, float *dx,
+                            float *dw) {
+    variant()->rmsnorm_backward(x, w, dy, eps, m, h, dx, dw);
+}
+
+void anira_layernorm_backward(const float *x, const float *w, const float *dy, float eps, int m, int h, float *dx,
+                              float *dw, float *db) {
+    variant()->layernorm_backward(x, w, dy, eps, m, h, dx, dw, db);
+}
+
+void anira_swiglu(const float *gu, int m, int i, float *y) { variant()->swiglu(gu, m, i, y); }
+
+void anira_swiglu_backward(const float *gu, const float *dy, int m, int i, float *y, float *dgu) {
+    variant()->swiglu_backward(gu, dy, m, i, y, dgu);
+}
+
+void anira_silu_backward(const float *x, const float *dy, int n, float *dx) { variant()->silu_backward(x, dy, n, dx); }
+
+float anira_dot_difference(const float *g, const float *a, const float *b, int n) {
+    return variant()->dot_difference(g, a, b, n);
+}
+
+void anira_add(const float *x, int n, float *y) { variant()->add(x, n, y); }
+
+size_t anira_sequence_scratch(int queries, int count, int d) {
+    size_t columns = ((size_t)count + 15) & ~(size_t)15, width = ((size_t)d + 15) & ~(size_t)15;
+    size_t rows = (size_t)queries + 4;
+    return 2 * rows * columns + 2 * (size_t)d * columns + (3 * columns + 2 * rows + 4) * width + 4 * columns;
+}
+
+void anira_sequence_attention(const float *q, int ldq, const int32_t *positions, int queries, const float *kv,
+                              int count, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
+                              int ldo, float *lse) {
+    variant()->sequence_attention(q, ldq, positions, queries, kv, count, heads, kv_heads, d, scale, scratch, out, ldo,
+                                  lse);
+}
+
+void anira_sequence_attention_backward(const float *q, int ldq, const int32_t *positions, int queries,
+                                       const float *kv, int count, int heads, int kv_heads, int d, float scale,
+                                       float *scratch, const float *lse, const float *dout, int ldo, float *dq,
+                                       float *dkv) {
+    variant()->sequence_attention_backward(q, ldq, positions, queries, kv, count, heads, kv_heads, d, scale, scratch,
+                                           lse, dout, ldo, dq, dkv);
+}
+
+void anira_adamw(float *w, const float *g, float *m, float *v, size_t n, float clip, float rate, float beta1,
+                 float beta2, float eps, float decay, float correction1, float correction2) {
+    variant()->adamw(w, g, m, v, n, clip, rate, beta1, beta2, eps, decay, correction1, correction2);
+}
 
 uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n) { return variant()->crc32c(crc, data, n); }

@@ -12,6 +12,7 @@
 #include "matmul.h"
 #include "rows.h"
 #include "attention.h"
+#include "backward.h"
 #pragma clang attribute pop
 
 const Variant anira_avx2 = {"avx2", ANIRA_KERNELS_OF_THIS_FILE, anira_crc32c_sse42};

@@ -8,5 +8,6 @@
 #include "matmul.h"
 #include "rows.h"
 #include "attention.h"
+#include "backward.h"
 
 const Variant anira_portable = {"portable", ANIRA_KERNELS_OF_THIS_FILE, anira_crc32c_table};

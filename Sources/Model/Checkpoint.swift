@@ -65,7 +65,10 @@ public final class Checkpoint: Sendable {
     }
 
     /// A tensor as float32, checked for presence, shape and finite values.
-    func floats(_ name: String, _ shape: Int...) throws -> [Float] {
+    func floats(_ name: String, _ shape: Int...) throws -> [Float] { try floats(name, shape: shape) }
+
+    /// The same, for callers that have the shape as an array.
+    public func floats(_ name: String, shape: [Int]) throws -> [Float] {
         guard let index = location[name] else {
             throw ModelError(.damaged, "\(directory): tensor '\(name)' \(shape) is missing")
         }

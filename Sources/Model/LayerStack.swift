@@ -151,12 +151,14 @@ public final class LayerStack {
 }
 
 /// Cosines and sines of rotate-half RoPE, [positions, D/2] each, angles in float32 as the reference computes them.
-final class RotaryTable: Sendable {
+public final class RotaryTable: Sendable {
     private let cosine: [Float]
     private let sine: [Float]
+    private let negatedSine: [Float]
     private let headSize: Int
 
-    init(_ c: ModelConfiguration) {
+    /// Angles of every position the configuration allows.
+    public init(_ c: ModelConfiguration) {
         headSize = c.headSize
         let half = c.headSize / 2
         let frequencies = (0..<half).map { 1 / power(c.ropeTheta, Float(2 * $0) / Float(c.headSize)) }
@@ -171,12 +173,14 @@ final class RotaryTable: Sendable {
         }
         self.cosine = cosine
         self.sine = sine
+        negatedSine = sine.map { -$0 }
     }
 
-    func rotate(_ x: UnsafeMutablePointer<Float>, heads: Int, position: Int) {
+    /// Turns `heads` heads of one row in place; `back` undoes it, which is also its derivative.
+    public func rotate(_ x: UnsafeMutablePointer<Float>, heads: Int, position: Int, back: Bool = false) {
         let half = headSize / 2
         cosine.withUnsafeBufferPointer { cosine in
-            sine.withUnsafeBufferPointer { sine in
+            (back ? negatedSine : sine).withUnsafeBufferPointer { sine in
                 anira_rope(
                     x, Int32(heads), Int32(headSize), cosine.baseAddress! + position * half,
                     sine.baseAddress! + position * half)

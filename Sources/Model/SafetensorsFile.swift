@@ -13,14 +13,28 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         case f32 = "F32"
         case f16 = "F16"
         case bf16 = "BF16"
-        var size: Int { self == .f32 ? 4 : 2 }
+        case i32 = "I32"
+        case i64 = "I64"
+
+        var size: Int {
+            switch self {
+            case .f16, .bf16: 2
+            case .f32, .i32: 4
+            case .i64: 8
+            }
+        }
+
+        var isFloat: Bool { self != .i32 && self != .i64 }
     }
 
     let path: String
     private(set) var entries: [String: Entry] = [:]
+    /// Strings that the writer attached to the file.
+    public private(set) var metadata: [String: String] = [:]
     private let mapping: UnsafeRawBufferPointer
 
-    init(path: String) throws {
+    /// Maps and checks the file; no tensor is read.
+    public init(path: String) throws {
         self.path = path
         let descriptor = open(path, O_RDONLY)
         guard descriptor >= 0 else {
@@ -59,6 +73,7 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
             throw notJSON
         }
         guard let header = parsed as? [String: Any] else { throw notJSON }
+        metadata = header["__metadata__"] as? [String: String] ?? [:]
         for (name, value) in header where name != "__metadata__" {
             entries[name] = try entry(name, value, dataStart: start)
         }
@@ -71,7 +86,7 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         else { throw ModelError(.damaged, "\(path) is damaged: tensor '\(name)' has no valid header entry") }
         guard let type = ElementType(rawValue: typeName) else {
             throw ModelError(
-                .unsupported, "\(path): tensor '\(name)' has dtype \(typeName); supported are F32, F16 and BF16")
+                .unsupported, "\(path): tensor '\(name)' has dtype \(typeName); supported are F32, F16, BF16, I32 and I64")
         }
         var wanted = type.size
         for extent in shape {
@@ -90,8 +105,10 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         return Entry(type: type, shape: shape, bytes: (dataStart + offsets[0])..<(dataStart + offsets[1]))
     }
 
-    /// The tensor's values as float32. Errors name the tensor, the expected and the found shape.
-    func floats(_ name: String, shape: [Int]) throws -> [Float] {
+    /// Shape of a tensor; nil when the file has none of that name.
+    public func shape(of name: String) -> [Int]? { entries[name]?.shape }
+
+    private func entry(_ name: String, shape: [Int], float: Bool) throws -> Entry {
         guard let entry = entries[name] else {
             throw ModelError(.damaged, "\(path): tensor '\(name)' \(shape) is missing")
         }
@@ -99,6 +116,27 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
             throw ModelError(
                 .damaged, "\(path): tensor '\(name)' has shape \(entry.shape), expected \(shape) from config.json")
         }
+        guard entry.type.isFloat == float else {
+            throw ModelError(
+                .damaged,
+                "\(path): tensor '\(name)' has dtype \(entry.type.rawValue), expected \(float ? "F32" : "I32")")
+        }
+        return entry
+    }
+
+    /// The tensor's values as integers. Errors as for `floats`.
+    public func integers(_ name: String, shape: [Int]) throws -> [Int] {
+        let entry = try entry(name, shape: shape, float: false)
+        return stride(from: entry.bytes.lowerBound, to: entry.bytes.upperBound, by: entry.type.size).map { offset in
+            entry.type == .i32
+                ? Int(mapping.loadUnaligned(fromByteOffset: offset, as: Int32.self))
+                : Int(mapping.loadUnaligned(fromByteOffset: offset, as: Int64.self))
+        }
+    }
+
+    /// The tensor's values as float32. Errors name the tensor, the expected and the found shape.
+    public func floats(_ name: String, shape: [Int]) throws -> [Float] {
+        let entry = try entry(name, shape: shape, float: true)
         let values = convert(entry)
         guard values.allSatisfy(\.isFinite) else {
             throw ModelError(.damaged, "\(path): tensor '\(name)' \(shape) holds a value that is not finite")
@@ -111,6 +149,8 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         let raw = UnsafeRawBufferPointer(rebasing: mapping[entry.bytes])
         return [Float](unsafeUninitializedCapacity: count) { out, initialized in
             switch entry.type {
+            case .i32, .i64:
+                preconditionFailure("entry(_:shape:float:) lets no integers through")
             case .f32:
                 UnsafeMutableRawBufferPointer(out).copyMemory(from: raw)
             case .f16:
