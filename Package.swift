@@ -29,7 +29,9 @@ let package = Package(
         .target(name: "Proto", dependencies: [protobuf], exclude: ["anira.proto", "worker.proto"]),
         .target(name: "Messaging", dependencies: ["CZeroMQ", "Proto", collections, logging]),
         .target(name: "Model", dependencies: ["Kernels"]),
-        .target(name: "Training", dependencies: ["COpenBLAS", "Kernels", "Model"]),
+        .target(name: "Tasks"),
+        .target(name: "Analysis", dependencies: ["Tasks"]),
+        .target(name: "Training", dependencies: ["Analysis", "COpenBLAS", "Kernels", "Model", "Tasks"]),
         .target(name: "KVStore", dependencies: ["CLMDB", "Kernels"]),
         .target(name: "Worker", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging]),
         .target(name: "DeciderService", dependencies: stage),
@@ -49,7 +51,7 @@ let package = Package(
             name: "anira",
             dependencies: [
                 "COpenBLAS", "Client", "CodaService", "DeciderService", "Engine", "KVStore", "Kernels", "Messaging",
-                "Model", "Proto", "RecurrentCoreService", "Router", "Training", "Worker", logging,
+                "Analysis", "Model", "Proto", "RecurrentCoreService", "Router", "Tasks", "Training", "Worker", logging,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels"]),
@@ -57,7 +59,8 @@ let package = Package(
         .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", protobuf]),
         .testTarget(
             name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
-        .testTarget(name: "TrainingTests", dependencies: ["Model", "TestKit", "Training"]),
+        .testTarget(name: "TrainingTests", dependencies: ["Analysis", "Kernels", "Model", "Tasks", "TestKit", "Training"]),
+        .testTarget(name: "TasksTests", dependencies: ["Tasks"]),
         .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit"]),
     ],
     swiftLanguageModes: [.v6]
