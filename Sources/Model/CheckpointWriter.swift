@@ -50,30 +50,28 @@ public enum CheckpointWriter {
     public static func write(
         _ c: ModelConfiguration, tensors: [String: [Float]], vocabulary: [String]? = nil, to directory: String
     ) throws {
-        let folder = URL(fileURLWithPath: directory)
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-        try encoder.encode(c).write(to: folder.appendingPathComponent("config.json"), options: .atomic)
-        if let vocabulary {
-            try encoder.encode(vocabulary).write(to: folder.appendingPathComponent("vocab.json"), options: .atomic)
-        }
-        var header: [String: Any] = ["__metadata__": ["format": "pt"]]
-        var data = Data()
-        for (name, shape) in shapes(c) {
-            guard let values = tensors[name], values.count == shape.reduce(1, *) else {
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        try AtomicFile.write(encoder.encode(c), to: "\(directory)/config.json")
+        if let vocabulary { try AtomicFile.write(encoder.encode(vocabulary), to: "\(directory)/vocab.json") }
+        var values: [Float] = []
+        let shapes = shapes(c)
+        for (name, shape) in shapes {
+            guard let tensor = tensors[name], tensor.count == shape.reduce(1, *) else {
                 throw ModelError(.invalid, field: name, "tensor '\(name)' \(shape) is missing or has another size")
             }
-            let start = data.count
-            values.withUnsafeBytes { data.append(contentsOf: $0) }
-            header[name] = ["dtype": "F32", "shape": shape, "data_offsets": [start, data.count]]
+            values += tensor
         }
-        var json = try JSONSerialization.data(withJSONObject: header, options: [.sortedKeys])
-        json.append(contentsOf: [UInt8](repeating: 0x20, count: (8 - json.count % 8) % 8))
-        var file = withUnsafeBytes(of: UInt64(json.count).littleEndian) { Data($0) }
-        file.append(json)
-        file.append(data)
-        try file.write(to: folder.appendingPathComponent("model.safetensors"), options: .atomic)
+        try values.withUnsafeBufferPointer { values in
+            var offset = 0
+            let tensors = shapes.map { name, shape in
+                let range = offset..<(offset + shape.reduce(1, *))
+                offset = range.upperBound
+                return SafetensorsWriter.Tensor(name, shape: shape, values: UnsafeBufferPointer(rebasing: values[range]))
+            }
+            try SafetensorsWriter.write(tensors, metadata: ["format": "pt"], to: "\(directory)/model.safetensors")
+        }
     }
 }
 

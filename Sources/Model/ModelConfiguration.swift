@@ -93,6 +93,11 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
         try check(path)
     }
 
+    /// From the fields of `config.json`, by their names there; checked like a file. path: what errors call the source.
+    public init(fields: [String: Any], path: String) throws {
+        try self.init(json: JSONSerialization.data(withJSONObject: fields), path: path)
+    }
+
     private static func describe(_ error: DecodingError) -> String {
         switch error {
         case .keyNotFound(let key, _): "field '\(key.stringValue)' is missing"

@@ -1,0 +1,74 @@
+import Analysis
+import Foundation
+import Model
+
+/// One line of `metrics.jsonl`: the means since the line before, and on evaluations accuracy and depth by difficulty.
+public struct MetricsRecord: Codable, Sendable {
+    public struct Difficulty: Codable, Sendable {
+        public var accuracy: Double
+        /// Mean depth where the answer is predicted, of the question's tokens, and of all positions.
+        public var answerDepth, questionDepth, meanDepth: Double
+
+        enum CodingKeys: String, CodingKey {
+            case accuracy
+            case answerDepth = "answer_depth"
+            case questionDepth = "question_depth"
+            case meanDepth = "mean_depth"
+        }
+    }
+
+    public var step: Int
+    /// Cross-entropy an answer token, KL a position, and CE + λ KL, in nats.
+    public var crossEntropy, divergence, loss: Double
+    public var lambda, learningRate: Float
+    public var gradientNorm, tokensPerSecond: Double
+    /// Of training rows, with sampled depths.
+    public var accuracy, meanDepth: Double
+    /// Of validation rows, with the depths that serving takes; by difficulty.
+    public var validation: [String: Difficulty]?
+
+    enum CodingKeys: String, CodingKey {
+        case step, loss, lambda, accuracy, validation
+        case crossEntropy = "ce"
+        case divergence = "kl"
+        case learningRate = "learning_rate"
+        case gradientNorm = "gradient_norm"
+        case tokensPerSecond = "tokens_per_second"
+        case meanDepth = "mean_depth"
+    }
+}
+
+/// The file of a run's records. Every line is written at once; going on after a stop first drops the lines past it.
+struct MetricsLog {
+    static let fileName = "metrics.jsonl"
+    private let path: String
+
+    init(directory: String) { path = "\(directory)/\(Self.fileName)" }
+
+    /// Keeps the records up to and including `step`.
+    func truncate(after step: Int) throws {
+        guard FileManager.default.fileExists(atPath: path) else { return }
+        let lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n")
+        let decoder = JSONDecoder()
+        let kept = try lines.filter { line in
+            do {
+                return try decoder.decode(MetricsRecord.self, from: Data(line.utf8)).step <= step
+            } catch is DecodingError {
+                return false  // the line that a kill cut short
+            }
+        }
+        try AtomicFile.write(Data(kept.map { $0 + "\n" }.joined().utf8), to: path)
+    }
+
+    func append(_ record: MetricsRecord) throws {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys]
+        var line = try encoder.encode(record)
+        line.append(0x0A)
+        if !FileManager.default.fileExists(atPath: path) { try AtomicFile.write(Data(), to: path) }
+        guard let handle = FileHandle(forWritingAtPath: path) else { throw TrainingError("cannot write \(path)") }
+        defer { handle.closeFile() }
+        try handle.seekToEnd()
+        try handle.write(contentsOf: line)
+    }
+}

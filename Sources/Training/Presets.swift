@@ -1,0 +1,66 @@
+import Model
+import Tasks
+
+/// Named starting points of a configuration.
+public enum Preset: String, CaseIterable, Sendable, Codable {
+    /// The paper's table of hyper-parameters (A.2).
+    case paper
+    /// Minutes to an hour on two cores.
+    case small
+
+    /// The preset's configuration of a task and variant.
+    public func configuration(_ task: TaskName, _ variant: ModelConfiguration.DeciderKind) -> TrainingConfiguration {
+        switch self {
+        case .paper: Self.paper(task, variant)
+        case .small: Self.small(task, variant)
+        }
+    }
+
+    private static func paper(_ task: TaskName, _ variant: ModelConfiguration.DeciderKind) -> TrainingConfiguration {
+        var c = TrainingConfiguration(
+            task: task, taskOptions: TaskOptions(), variant: variant, hiddenSize: 512, intermediateSize: 2048, heads: 8,
+            keyValueHeads: 8, preludeLayers: 1, coreLayers: 1, codaLayers: 1, maxDepth: 6,
+            deciderIntermediateSize: 2048, maxLength: 256, steps: 250_000, batch: 64, learningRate: 1e-3, warmup: 1000,
+            cooldown: 0, finalLearningRate: 1e-3, lambda: 0.1, gamma: 2, learnUntil: 0, learnAtMost: 0, lambdaRamp: 0,
+            depthBias: 0, evaluateEvery: 1000, saveEvery: 1000)
+        switch task {
+        case .mano:
+            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize, c.maxDepth) = (256, 1664, 1664, 14)
+            (c.maxLength, c.batch, c.learningRate, c.gamma) = (64, 512, 1e-4, 1.25)
+        case .brevo:
+            c.taskOptions.nodes = 30
+        case .depo:
+            (c.taskOptions.nodes, c.taskOptions.hops, c.learningRate) = (75, 8, 3e-4)
+        case .lano:
+            (c.maxLength, c.learningRate, c.lambda, c.gamma) = (512, 1e-4, 0.01, 1)
+        }
+        c.finalLearningRate = c.learningRate
+        return c
+    }
+
+    private static func small(_ task: TaskName, _ variant: ModelConfiguration.DeciderKind) -> TrainingConfiguration {
+        var c = TrainingConfiguration(
+            task: task, taskOptions: TaskOptions(), variant: variant, hiddenSize: 64, intermediateSize: 192, heads: 4,
+            keyValueHeads: 4, preludeLayers: 1, coreLayers: 1, codaLayers: 1, maxDepth: 6,
+            deciderIntermediateSize: 192, maxLength: 64, steps: 12_000, batch: 256, learningRate: 2e-3, warmup: 500,
+            cooldown: 4000, finalLearningRate: 1e-4, lambda: 0.1, gamma: 1.25, learnUntil: 0.97, learnAtMost: 8000,
+            lambdaRamp: 2000, depthBias: 4, evaluateEvery: 500, saveEvery: 500)
+        switch task {
+        case .mano:
+            (c.taskOptions.modulus, c.taskOptions.maxSize) = (7, 3)
+        case .brevo:
+            c.taskOptions.nodes = 10
+            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (128, 384, 128)
+            (c.batch, c.learningRate, c.maxLength) = (128, 1e-3, 128)
+        case .depo:
+            (c.taskOptions.nodes, c.taskOptions.hops, c.taskOptions.queries) = (10, 4, 4)
+            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (128, 384, 128)
+            (c.batch, c.learningRate) = (128, 1e-3)
+        case .lano:
+            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (128, 384, 128)
+            (c.batch, c.learningRate, c.maxLength) = (16, 1e-3, 512)
+            (c.steps, c.lambda, c.gamma) = (4000, 0.01, 1)
+        }
+        return c
+    }
+}

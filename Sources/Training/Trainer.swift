@@ -1,0 +1,231 @@
+import Analysis
+import Dispatch
+import Foundation
+import Model
+import Tasks
+
+/// A training run: draws rows, takes steps, records, evaluates and saves (model.md, "Training objective").
+public final class Trainer {
+    /// Where the run is, for a progress line.
+    public struct Progress: Sendable {
+        public let record: MetricsRecord
+        public let steps: Int
+        /// Whether λ has begun to rise.
+        public let saving: Bool
+    }
+
+    /// How a run ended.
+    public enum Ending: Sendable, Equatable { case finished, stopped(step: Int) }
+
+    public let configuration: TrainingConfiguration
+    private let task: any SequenceTask
+    private let rows: Dataset
+    private let lanes: Lanes
+    private let optimizer: Optimizer
+    private let prior: DepthPrior
+    private var schedule: Schedule
+    private var step = 0
+    private let directory: String
+    private let log: MetricsLog
+    private let validation: [Row]
+
+    /// A new run, or with `resume` the one in `directory`.
+    ///
+    /// - Parameters:
+    ///   - directory: where checkpoint, state and records go; made if need be.
+    ///   - initial: a checkpoint of the same shape to start from, its decider's bias set anew.
+    public init(
+        _ configuration: TrainingConfiguration, directory: String, resume: Bool, initial: Checkpoint? = nil
+    ) throws {
+        try configuration.check()
+        self.configuration = configuration
+        self.directory = directory
+        task = try makeTask(configuration.task, options: configuration.taskOptions)
+        rows = Dataset(task: task, split: .train, seed: configuration.seed)
+        let model = try configuration.model(vocabulary: task.vocabulary.count)
+        let weights = try Self.initialWeights(model, configuration, initial)
+        let longest = task.longestRow
+        lanes = try Lanes(
+            model, weights: weights, count: configuration.threads, microBatch: configuration.microBatch,
+            longest: longest)
+        optimizer = try Optimizer(lanes.layout, configuration)
+        prior = DepthPrior(gamma: configuration.gamma, form: configuration.priorForm, maxDepth: model.maxDepth)
+        log = MetricsLog(directory: directory)
+        let validationRows = Dataset(task: task, split: .validation, seed: configuration.seed)
+        validation = try (0..<configuration.evaluationRows).map { index throws(TaskError) in
+            try validationRows.row(at: UInt64(index), size: nil)
+        }
+        schedule = Schedule(configuration)
+        if resume {
+            let state = try TrainingState.load(lanes, optimizer, from: directory)
+            step = state.step
+            schedule = Schedule(configuration, accuracy: state.accuracy, learnedAt: state.learnedAt)
+        }
+        try log.truncate(after: step)
+    }
+
+    private static func initialWeights(
+        _ model: ModelConfiguration, _ configuration: TrainingConfiguration, _ initial: Checkpoint?
+    ) throws -> [Float] {
+        let layout = ParameterLayout(model)
+        guard let initial else { return Initialization.weights(layout, configuration) }
+        return try layout.adopt(initial, fallback: Initialization.weights(layout, configuration))
+    }
+
+    /// Trains to the last step, or until `shouldStop` says so between two steps; saves either way. Throws when a value
+    /// is no longer finite: what was saved before is then intact.
+    public func run(shouldStop: () -> Bool, report: (Progress) -> Void) throws -> Ending {
+        var sums = Sums()
+        while step < configuration.steps {
+            if shouldStop() {
+                try save()
+                return .stopped(step: step)
+            }
+            try takeStep(&sums)
+            let evaluates = step % configuration.evaluateEvery == 0 || step == configuration.steps
+            if evaluates || step % configuration.recordEvery == 0 {
+                var record = sums.record(step, lambda: schedule.lambda(step), rate: schedule.learningRate(step))
+                if evaluates { record.validation = evaluate() }
+                try log.append(record)
+                report(Progress(record: record, steps: configuration.steps, saving: schedule.learnedAt != nil))
+                sums = Sums()
+            }
+            if step % configuration.saveEvery == 0 { try save() }
+        }
+        try save()
+        return .finished
+    }
+
+    // MARK: A step
+
+    private func takeStep(_ sums: inout Sums) throws {
+        let next = step + 1
+        let sequences = try draw(step: next)
+        let objective = Objective(
+            lambda: schedule.lambda(next), prior: prior, temperature: configuration.temperature,
+            answers: sequences.reduce(0) { $0 + $1.targets.count { $0 >= 0 } },
+            validRows: sequences.reduce(0) { $0 + $1.rows })
+        let results = lanes.run(sequences, objective, depth: .sampled, learning: true)
+        let norm = optimizer.norm(lanes.gradients)
+        let found = StepSummary(sequences, results, objective)
+        guard norm.isFinite, found.crossEntropy.isFinite, found.divergence.isFinite else {
+            throw TrainingError(
+                "step \(next): loss or gradient is not a finite number; the last good state is in \(directory); "
+                    + "go on from it with --resume and a lower --learning-rate")
+        }
+        optimizer.update(
+            lanes.weights, lanes.gradients, norm: norm, step: next, learningRate: schedule.learningRate(next))
+        step = next
+        schedule.observe(next, accuracy: found.accuracy)
+        sums.add(found, norm: norm)
+    }
+
+    /// The rows of a step with their noise, drawn on all threads.
+    private func draw(step: Int) throws -> [Batch] {
+        let batch = configuration.batch
+        let drawn = Drawn(count: batch)
+        let (rows, configuration, width) = (rows, configuration, lanes.layout.configuration.maxDepth)
+        DispatchQueue.concurrentPerform(iterations: configuration.threads) { part in
+            let share = (batch * part / configuration.threads)..<(batch * (part + 1) / configuration.threads)
+            do {
+                let found = try share.map { place throws(TaskError) in
+                    let index = UInt64(step - 1) * UInt64(batch) + UInt64(place)
+                    return Self.sequence(
+                        try rows.row(at: index, size: nil), index, configuration.variant, maxDepth: width,
+                        seed: configuration.seed)
+                }
+                drawn.store(found, from: share.lowerBound)
+            } catch {
+                drawn.fail(error)
+            }
+        }
+        return try drawn.sequences()
+    }
+
+    private static func sequence(
+        _ row: Row, _ index: UInt64, _ variant: ModelConfiguration.DeciderKind, maxDepth: Int, seed: UInt64
+    ) -> Batch {
+        var batch = Batch()
+        batch.append(tokens: row.tokens, answer: row.answerMask.map { $0 == 1 })
+        var noise = Noise(seed: seed, purpose: .depths, index: index)
+        switch variant {
+        case .early: batch.noise = (0..<(row.tokens.count * maxDepth)).map { _ in noise.gumbel() }
+        case .online: batch.noise = (0..<row.tokens.count).map { _ in noise.uniform() }
+        }
+        return batch
+    }
+
+    // MARK: Evaluation and saving
+
+    /// Accuracy and depth on the validation rows, depths decided as in serving.
+    private func evaluate() -> [String: MetricsRecord.Difficulty] {
+        let sequences = validation.map { row in
+            var batch = Batch()
+            batch.append(tokens: row.tokens, answer: row.answerMask.map { $0 == 1 })
+            return batch
+        }
+        let objective = Objective(lambda: 0, prior: prior, temperature: 1, answers: 1, validRows: 1)
+        let results = lanes.run(sequences, objective, depth: .inferred(threshold: 0.5), learning: false)
+        var table = DepthTable(task)
+        for (row, result) in zip(validation, results) {
+            table.add(row, predictions: result.predictions, depths: result.depths)
+        }
+        return Dictionary(
+            uniqueKeysWithValues: table.entries.map { difficulty, entry in
+                (
+                    String(difficulty),
+                    MetricsRecord.Difficulty(
+                        accuracy: entry.accuracy, answerDepth: entry.answerMeanDepth,
+                        questionDepth: entry.questionMeanDepth, meanDepth: entry.meanDepth)
+                )
+            })
+    }
+
+    /// State first, so that a kill between the two files leaves one to go on from; then the servable checkpoint.
+    private func save() throws {
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        let state = TrainingState(step: step, accuracy: schedule.accuracy, learnedAt: schedule.learnedAt)
+        try TrainingState.save(state, lanes, optimizer, in: directory)
+        try CheckpointWriter.write(
+            lanes.layout.configuration, tensors: lanes.layout.tensors(of: lanes.weights),
+            vocabulary: task.vocabulary, to: directory)
+    }
+}
+
+/// The rows of a step as the threads draw them.
+private final class Drawn: @unchecked Sendable {  // guarded by the lock
+    private let lock = NSLock()
+    private var found: [Batch]
+    private var failure: (any Error)?
+
+    init(count: Int) { found = [Batch](repeating: Batch(), count: count) }
+
+    func store(_ batches: [Batch], from first: Int) {
+        lock.withLock { found.replaceSubrange(first..<(first + batches.count), with: batches) }
+    }
+
+    func fail(_ error: any Error) { lock.withLock { failure = error } }
+
+    func sequences() throws -> [Batch] {
+        try lock.withLock {
+            if let failure { throw failure }
+            return found
+        }
+    }
+}
+
+extension ParameterLayout {
+    /// The tensors of another checkpoint where name and shape agree, the given weights elsewhere (an early decider takes
+    /// nothing from an online one's output).
+    func adopt(_ checkpoint: Checkpoint, fallback: [Float]) throws -> [Float] {
+        var weights = fallback
+        let theirs = ParameterLayout(checkpoint.configuration)
+        for tensor in tensors {
+            guard tensor.name != "decider.out.bias",
+                theirs.tensors.contains(where: { $0.name == tensor.name && $0.shape == tensor.shape })
+            else { continue }
+            weights.replaceSubrange(tensor.range, with: try checkpoint.floats(tensor.name, shape: tensor.shape))
+        }
+        return weights
+    }
+}

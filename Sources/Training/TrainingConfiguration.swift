@@ -1,0 +1,117 @@
+import Model
+import Tasks
+
+/// Everything that determines a training run. Stored with the run as `training.json`; the same configuration, seed and
+/// number of threads give the same model, bit for bit.
+public struct TrainingConfiguration: Codable, Sendable, Equatable {
+    public var task: TaskName
+    public var taskOptions: TaskOptions
+    public var variant: ModelConfiguration.DeciderKind
+
+    // The model; its vocabulary is the task's.
+    public var hiddenSize: Int
+    public var intermediateSize: Int
+    public var heads: Int
+    public var keyValueHeads: Int
+    public var preludeLayers: Int
+    public var coreLayers: Int
+    public var codaLayers: Int
+    /// K.
+    public var maxDepth: Int
+    /// Width of the decider's hidden layer.
+    public var deciderIntermediateSize: Int
+    /// Most tokens of a row.
+    public var maxLength: Int
+    public var tieEmbeddings = false
+
+    // The optimiser: AdamW, linear warm-up, constant rate, linear cool-down at the end.
+    public var steps: Int
+    /// Rows of a step.
+    public var batch: Int
+    /// Tokens that a thread has in memory at once; gradients accumulate over the step.
+    public var microBatch = 2048
+    public var learningRate: Float
+    public var warmup: Int
+    /// Last steps, over which the rate falls linearly to `finalLearningRate`.
+    public var cooldown: Int
+    public var finalLearningRate: Float
+    public var weightDecay: Float = 0.01
+    public var beta1: Float = 0.9
+    public var beta2: Float = 0.99
+    public var epsilon: Float = 1e-8
+    /// Largest norm of the gradient; larger ones are scaled down to it.
+    public var clip: Float = 1
+
+    // The compute regulariser: λ · KL(p ‖ prior), zero until the model has learned.
+    public var lambda: Float
+    /// γ of the prior.
+    public var gamma: Float
+    public var priorForm: DepthPrior.Form = .ratio
+    /// τ of the Gumbel-softmax (early).
+    public var temperature: Float = 1
+    /// λ starts to rise when the moving average of the answers' accuracy reaches this…
+    public var learnUntil: Double
+    /// …or at this step at the latest.
+    public var learnAtMost: Int
+    /// Steps over which λ rises linearly to its full value.
+    public var lambdaRamp: Int
+    /// Initial bias of the decider towards K: logit of K (early), minus the logit of leaving (online).
+    public var depthBias: Float
+
+    // The run.
+    public var seed: UInt64 = 1
+    public var threads = 2
+    /// Steps from one record, evaluation or saved state to the next.
+    public var recordEvery = 50
+    public var evaluateEvery: Int
+    public var saveEvery: Int
+    /// Validation rows of an evaluation.
+    public var evaluationRows = 512
+
+    /// The model that this configuration makes, for the task's vocabulary.
+    func model(vocabulary: Int) throws -> ModelConfiguration {
+        let fields: [String: Any] = [
+            "model_type": "anira", "vocab_size": vocabulary, "hidden_size": hiddenSize,
+            "intermediate_size": intermediateSize, "num_attention_heads": heads, "num_key_value_heads": keyValueHeads,
+            "num_prelude_layers": preludeLayers, "num_core_layers": coreLayers, "num_coda_layers": codaLayers,
+            "max_depth": maxDepth, "max_position_embeddings": maxLength, "decider": variant.rawValue,
+            "decider_intermediate_size": deciderIntermediateSize, "tie_word_embeddings": tieEmbeddings,
+        ]
+        return try ModelConfiguration(fields: fields, path: "training configuration")
+    }
+
+    /// Throws an error that names the first field that makes no sense.
+    public func check() throws {
+        let positive: [(String, Int)] = [
+            ("steps", steps), ("batch", batch), ("micro-batch", microBatch), ("threads", threads),
+            ("record-every", recordEvery), ("evaluate-every", evaluateEvery), ("save-every", saveEvery),
+            ("evaluation-rows", evaluationRows), ("max-length", maxLength),
+        ]
+        for (name, value) in positive where value < 1 {
+            throw TrainingError("\(name) is \(value); it must be at least 1")
+        }
+        let notNegative: [(String, Int)] = [
+            ("warmup", warmup), ("cooldown", cooldown), ("learn-at-most", learnAtMost), ("lambda-ramp", lambdaRamp),
+        ]
+        for (name, value) in notNegative where value < 0 {
+            throw TrainingError("\(name) is \(value); it must be at least 0")
+        }
+        let numbers: [(String, Float, ClosedRange<Float>)] = [
+            ("learning-rate", learningRate, 1e-9...10), ("final-learning-rate", finalLearningRate, 0...10),
+            ("weight-decay", weightDecay, 0...1), ("beta1", beta1, 0...0.99999), ("beta2", beta2, 0...0.99999),
+            ("clip", clip, 1e-6...1e6), ("lambda", lambda, 0...1e4), ("gamma", gamma, 1e-3...1e3),
+            ("temperature", temperature, 1e-3...1e3), ("depth-bias", depthBias, -50...50),
+        ]
+        for (name, value, range) in numbers where !range.contains(value) {
+            throw TrainingError("\(name) is \(value); it must be \(range.lowerBound)…\(range.upperBound)")
+        }
+        guard threads <= 64 else { throw TrainingError("threads is \(threads); it must be 1…64") }
+        let task = try makeTask(self.task, options: taskOptions)
+        guard task.longestRow <= maxLength else {
+            throw TrainingError(
+                "rows of \(self.task.rawValue) have up to \(task.longestRow) tokens, max-length is \(maxLength); "
+                    + "raise it or choose smaller sizes")
+        }
+        _ = try model(vocabulary: task.vocabulary.count)
+    }
+}

@@ -1,0 +1,135 @@
+import ArgumentParser
+import Foundation
+import Logging
+import Model
+import Tasks
+import Training
+
+struct Train: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Train a model on a task of known difficulty.", subcommands: [TrainRun.self, TrainVerify.self],
+        defaultSubcommand: TrainRun.self)
+}
+
+struct TrainRun: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run", abstract: "Train, or go on training, a model (the default).",
+        discussion: """
+            A preset gives every setting; the options below override single ones. The folder --out holds the checkpoint,
+            ready to be served with `anira up --model`, the state to resume from, the resolved configuration and a
+            record of the run (metrics.jsonl). Ctrl-C saves first.
+              anira train --task mano --variant online --out runs/mano-online
+              anira train --resume --out runs/mano-online
+            """)
+    @Option(help: "mano, brevo, depo or lano.") var task: String?
+    @Option(help: "early (ANIRA-E) or online (ANIRA-O).") var variant: String?
+    @Option(help: "paper or small.") var preset = "small"
+    @Option(help: "Folder of the run.") var out: String
+    @Flag(help: "Go on with the run in --out.") var resume = false
+    @Option(help: "Checkpoint of the same shape to start from; its decider's bias is set anew.") var from: String?
+    @OptionGroup var overrides: TrainingOverrides
+
+    func run() throws {
+        let resolved = try resolve()
+        let initial = try from.map { try Checkpoint(directory: $0) }
+        let trainer = try Trainer(resolved, directory: out, resume: resume, initial: initial)
+        try store(resolved)
+        let stop = StopRequest()
+        let signals = StopSignals(supervised: false) { stop.raise() }
+        defer { signals.cancel() }
+        let line = ProgressLine()
+        let ending = try trainer.run(shouldStop: { stop.isRaised }, report: { line.show($0) })
+        line.end()
+        switch ending {
+        case .finished: print("finished: serve it with  anira up --model \(out)")
+        case .stopped(let step):
+            print("stopped and saved at step \(step); go on with  anira train --resume --out \(out)")
+        }
+    }
+
+    private func resolve() throws -> TrainingConfiguration {
+        let stored = "\(out)/training.json"
+        let exists = FileManager.default.fileExists(atPath: stored)
+        if resume {
+            guard exists else { throw ValidationError("\(out) holds no run to resume; leave out --resume to start one") }
+            var configuration = try JSONDecoder().decode(
+                TrainingConfiguration.self, from: Data(contentsOf: URL(fileURLWithPath: stored)))
+            try overrides.apply(to: &configuration)
+            return configuration
+        }
+        guard !exists else {
+            throw TrainingError("\(out) already holds a run; add --resume to go on with it, or choose another --out")
+        }
+        guard let task, let name = TaskName(rawValue: task) else {
+            throw ValidationError("--task must be one of \(TaskName.allCases.map(\.rawValue).joined(separator: ", "))")
+        }
+        guard let variant, let kind = ModelConfiguration.DeciderKind(rawValue: variant) else {
+            throw ValidationError("--variant must be early or online")
+        }
+        guard let preset = Preset(rawValue: preset) else { throw ValidationError("--preset must be paper or small") }
+        var configuration = preset.configuration(name, kind)
+        try overrides.apply(to: &configuration)
+        return configuration
+    }
+
+    private func store(_ configuration: TrainingConfiguration) throws {
+        try FileManager.default.createDirectory(atPath: out, withIntermediateDirectories: true)
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        try AtomicFile.write(encoder.encode(configuration), to: "\(out)/training.json")
+    }
+}
+
+/// Whether a signal has asked to stop.
+private final class StopRequest: @unchecked Sendable {  // guarded by the lock
+    private let lock = NSLock()
+    private var raised = false
+    var isRaised: Bool { lock.withLock { raised } }
+    func raise() { lock.withLock { raised = true } }
+}
+
+/// One line that is drawn over on a terminal, a line for every evaluation elsewhere.
+private final class ProgressLine {
+    private let isTerminal = isatty(STDERR_FILENO) != 0
+    private let start = Date()
+    private var firstStep: Int?
+    private var validation = ""
+
+    func show(_ progress: Trainer.Progress) {
+        let record = progress.record
+        if let found = record.validation { validation = Self.summary(found) }
+        let text =
+            "step \(record.step)/\(progress.steps)  loss \(number(record.loss, 4))  accuracy "
+            + "\(number(record.accuracy, 3))  depth \(number(record.meanDepth, 2))  λ \(number(Double(record.lambda), 3))"
+            + "\(progress.saving ? "" : " (learning)")  \(Int(record.tokensPerSecond)) tokens/s\(remaining(progress))"
+            + "  \(validation)"
+        if isTerminal {
+            write("\r\u{1B}[K" + text)
+        } else if record.validation != nil {
+            write(text + "\n")
+        }
+    }
+
+    func end() { if isTerminal { write("\n") } }
+
+    private func write(_ text: String) { FileHandle.standardError.write(Data(text.utf8)) }
+
+    private func remaining(_ progress: Trainer.Progress) -> String {
+        let step = progress.record.step
+        guard let firstStep else {
+            firstStep = step
+            return ""
+        }
+        let seconds = Date().timeIntervalSince(start) / Double(max(step - firstStep, 1)) * Double(progress.steps - step)
+        return seconds < 90 ? "  \(Int(seconds)) s left" : "  \(Int(seconds / 60)) min left"
+    }
+
+    /// Accuracy and depth of each difficulty: `1: 99% d2.1`.
+    private static func summary(_ found: [String: MetricsRecord.Difficulty]) -> String {
+        found.sorted { Int($0.key) ?? 0 < Int($1.key) ?? 0 }.map { label, entry in
+            "\(label): \(Int((entry.accuracy * 100).rounded()))% d\(String(format: "%.1f", entry.answerDepth))"
+        }.joined(separator: "  ")
+    }
+
+    private func number(_ value: Double, _ digits: Int) -> String { String(format: "%.\(digits)f", value) }
+}
