@@ -59,7 +59,9 @@ let package = Package(
         .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", protobuf]),
         .testTarget(
             name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
-        .testTarget(name: "TrainingTests", dependencies: ["Analysis", "Kernels", "Model", "Tasks", "TestKit", "Training"]),
+        .testTarget(
+            name: "TrainingTests",
+            dependencies: ["Analysis", "Engine", "Kernels", "Model", "Proto", "Tasks", "TestKit", "Training"]),
         .testTarget(name: "TasksTests", dependencies: ["Tasks"]),
         .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit"]),
     ],

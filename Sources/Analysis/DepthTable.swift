@@ -66,6 +66,9 @@ public struct DepthTable: Sendable {
 
     /// By difficulty: MANO operators, BREVO nodes, DEPO hops, LANO length in bins of 50.
     public private(set) var entries: [Int: Entry] = [:]
+    /// Depth at every target, and mean depth of the question before it, with the difficulty.
+    public private(set) var answerDepths: [(difficulty: Int, depth: Int)] = []
+    public private(set) var questionDepths: [(difficulty: Int, depth: Double)] = []
     private let task: any SequenceTask
     /// How often each answer was the right one, by difficulty.
     private var answerCounts: [Int: [[Int32]: Int]] = [:]
@@ -81,6 +84,11 @@ public struct DepthTable: Sendable {
         let guess = guesses[row.size] ?? task.guessBaseline(size: row.size)
         guesses[row.size] = guess
         let question = (0..<min(last, depths.count)).filter { row.answerMask[$0 + 1] == 0 }.map { depths[$0] }
+        let questionMean = Double(question.reduce(0, +)) / Double(max(question.count, 1))
+        for (target, difficulty) in zip(targets, row.difficulty) {
+            answerDepths.append((difficulty, depths[target - 1]))
+            questionDepths.append((difficulty, questionMean))
+        }
         for difficulty in Set(row.difficulty).sorted() {
             let here = row.difficulty.indices.filter { row.difficulty[$0] == difficulty }
             let correct = here.map { score.correct[$0] }

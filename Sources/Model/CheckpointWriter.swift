@@ -68,7 +68,8 @@ public enum CheckpointWriter {
             let tensors = shapes.map { name, shape in
                 let range = offset..<(offset + shape.reduce(1, *))
                 offset = range.upperBound
-                return SafetensorsWriter.Tensor(name, shape: shape, values: UnsafeBufferPointer(rebasing: values[range]))
+                return SafetensorsWriter.Tensor(
+                    name, shape: shape, values: UnsafeBufferPointer(rebasing: values[range]))
             }
             try SafetensorsWriter.write(tensors, metadata: ["format": "pt"], to: "\(directory)/model.safetensors")
         }

@@ -86,7 +86,8 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         else { throw ModelError(.damaged, "\(path) is damaged: tensor '\(name)' has no valid header entry") }
         guard let type = ElementType(rawValue: typeName) else {
             throw ModelError(
-                .unsupported, "\(path): tensor '\(name)' has dtype \(typeName); supported are F32, F16, BF16, I32 and I64")
+                .unsupported,
+                "\(path): tensor '\(name)' has dtype \(typeName); supported are F32, F16, BF16, I32 and I64")
         }
         var wanted = type.size
         for extent in shape {

@@ -1,3 +1,5 @@
+import Tasks
+
 /// Rows of tokens laid end to end without padding: position r of the batch belongs to the sequence that starts at or
 /// before it. Attention stays within a sequence; every other operation sees one matrix of R rows.
 public struct Batch: Sendable {
@@ -14,6 +16,9 @@ public struct Batch: Sendable {
     public internal(set) var noise: [Float] = []
 
     public init() {}
+
+    /// One row of a task, without noise.
+    public init(_ row: Row) { append(tokens: row.tokens, answer: row.answerMask.map { $0 == 1 }) }
 
     public var rows: Int { tokens.count }
     public var sequences: Int { starts.count - 1 }

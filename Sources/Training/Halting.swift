@@ -56,7 +56,8 @@ struct EarlyHalting {
     let soft: UnsafeMutablePointer<Float>  // [R, K], equal to p when not sampled
 
     /// noise: Gumbel [R, K]; without it the depth is the first maximum of p.
-    init(_ logits: UnsafePointer<Float>, noise: [Float]?, rows: Int, maxDepth k: Int, temperature: Float, arena: Arena) {
+    init(_ logits: UnsafePointer<Float>, noise: [Float]?, rows: Int, maxDepth k: Int, temperature: Float, arena: Arena)
+    {
         maxDepth = k
         p = arena.take(rows * k)
         soft = arena.take(rows * k)

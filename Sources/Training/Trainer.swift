@@ -61,6 +61,7 @@ public final class Trainer {
             step = state.step
             schedule = Schedule(configuration, accuracy: state.accuracy, learnedAt: state.learnedAt)
         }
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         try log.truncate(after: step)
     }
 
@@ -145,8 +146,7 @@ public final class Trainer {
     private static func sequence(
         _ row: Row, _ index: UInt64, _ variant: ModelConfiguration.DeciderKind, maxDepth: Int, seed: UInt64
     ) -> Batch {
-        var batch = Batch()
-        batch.append(tokens: row.tokens, answer: row.answerMask.map { $0 == 1 })
+        var batch = Batch(row)
         var noise = Noise(seed: seed, purpose: .depths, index: index)
         switch variant {
         case .early: batch.noise = (0..<(row.tokens.count * maxDepth)).map { _ in noise.gumbel() }
@@ -159,13 +159,9 @@ public final class Trainer {
 
     /// Accuracy and depth on the validation rows, depths decided as in serving.
     private func evaluate() -> [String: MetricsRecord.Difficulty] {
-        let sequences = validation.map { row in
-            var batch = Batch()
-            batch.append(tokens: row.tokens, answer: row.answerMask.map { $0 == 1 })
-            return batch
-        }
         let objective = Objective(lambda: 0, prior: prior, temperature: 1, answers: 1, validRows: 1)
-        let results = lanes.run(sequences, objective, depth: .inferred(threshold: 0.5), learning: false)
+        let results = lanes.run(
+            validation.map(Batch.init), objective, depth: .inferred(threshold: 0.5), learning: false)
         var table = DepthTable(task)
         for (row, result) in zip(validation, results) {
             table.add(row, predictions: result.predictions, depths: result.depths)
@@ -183,7 +179,6 @@ public final class Trainer {
 
     /// State first, so that a kill between the two files leaves one to go on from; then the servable checkpoint.
     private func save() throws {
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         let state = TrainingState(step: step, accuracy: schedule.accuracy, learnedAt: schedule.learnedAt)
         try TrainingState.save(state, lanes, optimizer, in: directory)
         try CheckpointWriter.write(

@@ -51,7 +51,9 @@ struct TrainRun: ParsableCommand {
         let stored = "\(out)/training.json"
         let exists = FileManager.default.fileExists(atPath: stored)
         if resume {
-            guard exists else { throw ValidationError("\(out) holds no run to resume; leave out --resume to start one") }
+            guard exists else {
+                throw ValidationError("\(out) holds no run to resume; leave out --resume to start one")
+            }
             var configuration = try JSONDecoder().decode(
                 TrainingConfiguration.self, from: Data(contentsOf: URL(fileURLWithPath: stored)))
             try overrides.apply(to: &configuration)

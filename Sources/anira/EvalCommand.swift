@@ -1,0 +1,181 @@
+import Analysis
+import ArgumentParser
+import Engine
+import Foundation
+import Messaging
+import Model
+import Proto
+import Tasks
+import Training
+
+struct Eval: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Accuracy and depth on a task, by difficulty, through the live services or in this process.",
+        discussion: """
+            Prints, for each difficulty, accuracy and mean depth on answer and question tokens; then the accuracy at every
+            fixed depth and along the threshold dial. The depth of an answer token is read where it is predicted.
+              anira eval --task mano --model checkpoints/mano-online
+              anira eval --task mano --modulus 7 --max-size 3 --endpoint tcp://127.0.0.1:5555
+            """)
+    @Option(help: "mano, brevo, depo or lano.") var task: String
+    @Option(help: "Checkpoint folder: run in this process, with the task's options that it was trained on.")
+    var model: String?
+    @Option(help: "Client endpoint of a running suite.") var endpoint: String?
+    @Option(help: "Rows of each size.") var rows = 200
+    @Option(help: "train, validation or test.") var split = "test"
+    @Option(help: "Seed of the rows.") var seed: UInt64 = 1
+    @Option(help: "Comma-separated sizes; default: all training sizes, the largest for DEPO.") var sizes: String?
+    @Option(help: "Comma-separated thresholds of the sweep.") var thresholds = "0.1,0.3,0.5,0.7,0.9"
+    @Flag(inversion: .prefixedNo, help: "Measure every fixed depth too.") var curve = true
+    @Flag(inversion: .prefixedNo, help: "Measure the thresholds too.") var sweep = true
+    @Option(help: "Give up after so many seconds without a reply.") var timeout = 60.0
+    @Flag(help: "Print the results as JSON.") var json = false
+    @OptionGroup var depth: DepthOptions
+    @OptionGroup var taskOptions: TaskOverrides
+
+    func validate() throws {
+        guard (model == nil) != (endpoint == nil) else { throw ValidationError("give --model DIR or --endpoint E") }
+        guard rows > 0 else { throw ValidationError("--rows must be at least 1") }
+        guard Split(rawValue: split) != nil else { throw ValidationError("--split must be train, validation or test") }
+        guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {
+            throw ValidationError("--thresholds must be 0…1, such as 0.3,0.5")
+        }
+    }
+
+    func run() throws {
+        let task = try makeTask(name: task, options: try options())
+        let runner = try RequestRunner(model: model, endpoint: endpoint, timeout: timeout)
+        let found = try runner.model()
+        guard Int(found.vocabSize) >= task.vocabulary.count, try sameWords(task) else {
+            throw TrainingError(
+                "the model's vocabulary of \(found.vocabSize) is not that of \(task.name.rawValue) with these options "
+                    + "(\(task.vocabulary.count) words); give the options it was trained with")
+        }
+        let drawn = try draw(task)
+        let passes = TaskPasses(task: task, rows: drawn, runner: runner, show: Passes(total: try passCount(found)))
+        let adaptive = try passes.table(try depth.message())
+        let fixed = try (curve ? Array(1...Int(found.maxDepth)) : []).map { k in
+            Evaluation.Point(
+                setting: Double(k), try passes.table(.with { ($0.policy, $0.value) = ("fixed", Int32(k)) }))
+        }
+        let swept = try (sweep ? try thresholdValues() : []).map { q in
+            Evaluation.Point(
+                setting: q, try passes.table(.with { ($0.policy, $0.threshold) = ("cdf", Float(q)) }))
+        }
+        passes.show.end()
+        let result = Evaluation(
+            task: task.name.rawValue, model: found.name, split: split, seed: seed, rows: drawn.count,
+            maxDepth: Int(found.maxDepth), adaptive: adaptive, fixed: fixed, sweep: swept)
+        if json { try printJSON(result) } else { print(EvaluationText(result).text) }
+    }
+
+    private func passCount(_ model: Anira_V1_Model) throws -> Int {
+        1 + (curve ? Int(model.maxDepth) : 0) + (sweep ? try thresholdValues().count : 0)
+    }
+
+    private func thresholdValues() throws -> [Double] {
+        try thresholds.split(separator: ",").map {
+            guard let value = Double($0) else { throw ValidationError("--thresholds: '\($0)' is not a number") }
+            return value
+        }
+    }
+
+    /// The options the model was trained on, where its folder says so, overridden by those given.
+    private func options() throws -> TaskOptions {
+        var options = TaskOptions()
+        if let model, FileManager.default.fileExists(atPath: "\(model)/training.json") {
+            let data = try Data(contentsOf: URL(fileURLWithPath: "\(model)/training.json"))
+            let stored = try JSONDecoder().decode(TrainingConfiguration.self, from: data)
+            if stored.task.rawValue == task { options = stored.taskOptions }
+        }
+        taskOptions.apply(to: &options)
+        return options
+    }
+
+    /// Token ids mean the same to the model and the task.
+    private func sameWords(_ task: any SequenceTask) throws -> Bool {
+        guard let model, let words = try Checkpoint(directory: model).vocabulary else { return true }
+        return task.vocabulary.indices.allSatisfy { words.text(of: [Int32($0)]) == task.vocabulary[$0] }
+    }
+
+    private func draw(_ task: any SequenceTask) throws -> [Row] {
+        let dataset = Dataset(task: task, split: Split(rawValue: split)!, seed: seed)
+        guard task.choosableSizes != nil else { return try (0..<rows).map { try dataset.row(at: UInt64($0)) } }
+        let all = Array(task.trainingSizes)
+        let chosen = try sizes.map { try integers($0, "--sizes").map(Int.init) }
+        let wanted = chosen ?? (task.name == .depo ? [task.trainingSizes.upperBound] : all)
+        return try wanted.flatMap { size in try (0..<rows).map { try dataset.row(at: UInt64($0), size: size) } }
+    }
+}
+
+/// Runs the rows of a task under one depth setting after the other.
+private struct TaskPasses {
+    let task: any SequenceTask
+    let rows: [Row]
+    let runner: RequestRunner
+    let show: Passes
+
+    func table(_ depth: Anira_V1_Depth) throws -> DepthTable {
+        var table = DepthTable(task)
+        let requests = rows.map { row in
+            ClientRequest.with {
+                $0.id = newRequestID("eval")
+                $0.score.tokens = row.tokens
+                $0.score.depth = depth
+                $0.score.include.logits = true
+            }
+        }
+        try runner.run(requests) { index, reply, tensors in
+            let scored = reply.scored
+            let logits = try Self.logits(scored, tensors, tokens: rows[index].tokens.count)
+            let predictions = rows[index].targets.map { logits.argmax(row: $0 - 1) }
+            table.add(rows[index], predictions: predictions, depths: scored.depths.map(Int.init))
+        }
+        show.passed()
+        return table
+    }
+
+    /// The reply's logits [tokens, V], checked before use.
+    private static func logits(_ scored: Anira_V1_Scored, _ tensors: [Frame], tokens: Int) throws -> Logits {
+        let reference = scored.logits
+        let frame = Int(reference.frame) - 1
+        guard reference.shape.count == 2, Int(reference.shape[0]) == tokens, reference.shape[1] > 0,
+            tensors.indices.contains(frame), scored.depths.count == tokens,
+            tensors[frame].bytes.count == tokens * Int(reference.shape[1]) * 4
+        else { throw RequestFailure(code: "INTERNAL", message: "a scored reply has no logits of the right shape") }
+        return Logits(bytes: tensors[frame], width: Int(reference.shape[1]))
+    }
+
+    private struct Logits {
+        let bytes: Frame
+        let width: Int
+
+        /// First maximum of a row.
+        func argmax(row: Int) -> Int32 {
+            bytes.bytes.withUnsafeBytes { raw in
+                var best = (index: 0, value: -Float.infinity)
+                for index in 0..<width {
+                    let value = raw.loadUnaligned(fromByteOffset: (row * width + index) * 4, as: Float.self)
+                    if value > best.value { best = (index, value) }
+                }
+                return Int32(best.index)
+            }
+        }
+    }
+}
+
+/// How many passes are done, on a terminal.
+final class Passes {
+    private let total: Int
+    private var done = 0
+    private let isTerminal = isatty(STDERR_FILENO) != 0
+
+    init(total: Int) { self.total = total }
+
+    func passed() {
+        done += 1
+        if isTerminal { FileHandle.standardError.write(Data("\r\u{1B}[Kpass \(done) of \(total)".utf8)) }
+    }
+
+    func end() { if isTerminal { FileHandle.standardError.write(Data("\r\u{1B}[K".utf8)) } }
+}

@@ -1,0 +1,82 @@
+import Analysis
+import Foundation
+
+/// An evaluation as tables for a terminal.
+struct EvaluationText {
+    private let found: Evaluation
+
+    init(_ found: Evaluation) { self.found = found }
+
+    var text: String {
+        [heading, difficulties, fixed, sweep, summary].compactMap { $0 }.joined(separator: "\n\n")
+    }
+
+    private var heading: String {
+        "\(found.task), model \(found.model): \(found.rows) rows of the \(found.split) split, seed \(found.seed), "
+            + "K = \(found.maxDepth)"
+    }
+
+    private var difficulties: String {
+        let unit = ["mano": "operators", "brevo": "nodes", "depo": "hops", "lano": "length"][found.task] ?? "size"
+        return table(
+            [[unit, "answers", "accuracy", "answer depth", "question depth", "mean depth", "guess", "majority"]]
+                + found.adaptive.byDifficulty.map { cells($0, label: String($0.difficulty ?? 0)) }
+                + [cells(found.adaptive.total, label: "all")])
+    }
+
+    private func cells(_ line: Evaluation.Line, label: String) -> [String] {
+        [
+            label, String(line.answers), share(line.accuracy), depth(line.answerDepth), depth(line.questionDepth),
+            depth(line.meanDepth), share(line.guessBaseline), share(line.majorityBaseline),
+        ]
+    }
+
+    private var fixed: String? {
+        guard !found.fixed.isEmpty else { return nil }
+        return "every token at a fixed depth\n" + points(found.fixed, setting: "k") { String(Int($0)) }
+    }
+
+    private var sweep: String? {
+        guard !found.sweep.isEmpty else { return nil }
+        return "leaving at a threshold of the exit distribution\n"
+            + points(found.sweep, setting: "q") { String(format: "%.2f", $0) }
+    }
+
+    private func points(_ points: [Evaluation.Point], setting: String, _ format: (Double) -> String) -> String {
+        let difficulties = found.adaptive.byDifficulty.map { String($0.difficulty ?? 0) }
+        return table(
+            [[setting, "mean depth", "accuracy"] + difficulties]
+                + points.map { point in
+                    [format(point.setting), depth(point.total.meanDepth), share(point.total.accuracy)]
+                        + point.byDifficulty.map { share($0.accuracy) }
+                })
+    }
+
+    private var summary: String {
+        var lines: [String] = []
+        if let fixed = found.fixedAccuracyAtMeanDepth {
+            lines.append(
+                "accuracy \(share(found.adaptive.total.accuracy)) at mean depth \(depth(found.adaptive.total.meanDepth)); "
+                    + "fixed depths reach \(share(fixed)) at that cost")
+        }
+        if let rho = found.answerDepthCorrelation {
+            lines.append(String(format: "rank correlation of difficulty with the depth at the answer  %+.2f", rho))
+        }
+        if let rho = found.questionDepthCorrelation {
+            lines.append(String(format: "rank correlation of difficulty with the question's depth     %+.2f", rho))
+        }
+        return lines.joined(separator: "\n")
+    }
+
+    /// Columns as wide as their widest cell, right-aligned.
+    private func table(_ rows: [[String]]) -> String {
+        let widths = (rows.first ?? []).indices.map { column in rows.reduce(0) { max($0, $1[column].count) } }
+        return rows.map { row in
+            zip(row, widths).map { String(repeating: " ", count: $1 - $0.count) + $0 }.joined(separator: "  ")
+        }.joined(separator: "\n")
+    }
+
+    private func share(_ value: Double?) -> String { value.map { String(format: "%.3f", $0) } ?? "" }
+
+    private func depth(_ value: Double) -> String { String(format: "%.2f", value) }
+}
