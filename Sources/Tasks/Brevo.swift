@@ -44,7 +44,11 @@ public struct Brevo: SequenceTask {
     public func makeRow(size: Int, using rng: inout CounterRNG) -> Row {
         let nodes = rng.sample(size, of: Array(1...trainingSizes.upperBound))
         let edges = rng.shuffled(drawEdges(between: nodes, using: &rng))
-        let query = nodes[size - 1]
+        return row(edges, query: nodes[size - 1], size: size)
+    }
+
+    /// The row of a graph; pairs in the order of the edges.
+    func row(_ edges: [Edge], query: Int, size: Int) -> Row {
         let answer = Self.prerequisites(of: query, in: edges)
         var text = RowText()
         text.give(CommonToken.bos)

@@ -42,29 +42,44 @@ public struct Depo: SequenceTask {
     public func makeRow(size: Int, using rng: inout CounterRNG) -> Row {
         let cycle = rng.sample(size, of: Array(1...trainingSizes.upperBound))
         let edges = rng.shuffled(cycle.indices.map { Edge(from: cycle[$0], to: cycle[($0 + 1) % size]) })
-        let asked = rng.sample(min(size, queries), of: Array(0..<size)).map { place in
-            let k = rng.number(in: 1...hops)
-            return Hop(start: cycle[place], k: k, answer: cycle[(place + k) % size])
+        let starts = rng.sample(min(size, queries), of: cycle)
+        let asked = starts.map { (start: $0, k: rng.number(in: 1...hops)) }
+        return row(edges, asked: asked)
+    }
+
+    /// The row of a cycle's edges, pairs in their order, with these queries.
+    func row(_ edges: [Edge], asked: [(start: Int, k: Int)]) -> Row {
+        let size = edges.count
+        let cycle = Self.cycle(edges)
+        let queries = asked.map { start, k in
+            let place = cycle.firstIndex(of: start) ?? 0
+            return Hop(start: start, k: k, answer: cycle[(place + k) % size])
         }
         var text = RowText()
         text.give(CommonToken.bos)
         for edge in edges { text.give(token(edge.from), token(edge.to)) }
-        for hop in asked {
+        for hop in queries {
             text.give(Self.firstQuery + hop.k - 1, token(hop.start), Self.ans)
             text.ask(token(hop.answer), difficulty: hop.k)
             text.give(Self.eoa)
         }
         text.give(CommonToken.eos)
         return text.row(
-            .depo, size: size, meta: .depo(edges: edges, queries: asked), instanceHash: Self.hash(ofCycle: cycle))
+            .depo, size: size, meta: .depo(edges: edges, queries: queries), instanceHash: InstanceHash.of(cycle))
     }
 
     private func token(_ node: Int) -> Int { Self.firstQuery + hops + node - 1 }
 
-    /// The cycle alone, from its smallest node: a cycle lies in one split with all its queries.
-    private static func hash(ofCycle cycle: [Int]) -> UInt64 {
-        let first = cycle.indices.min { cycle[$0] < cycle[$1] } ?? 0
-        return InstanceHash.of(cycle[first...] + cycle[..<first])
+    /// The nodes from the smallest on. Their hash is the instance's: a cycle lies in one split with all its queries.
+    private static func cycle(_ edges: [Edge]) -> [Int] {
+        let next = Dictionary(uniqueKeysWithValues: edges.map { ($0.from, $0.to) })
+        var cycle: [Int] = []
+        var node = next.keys.min()
+        while let here = node, cycle.count < edges.count {
+            cycle.append(here)
+            node = next[here]
+        }
+        return cycle
     }
 
     /// Share of right answers of a guess among the n nodes of the row.

@@ -42,7 +42,23 @@ public struct Mano: SequenceTask {
 
     public func makeRow(size: Int, using rng: inout CounterRNG) -> Row {
         var expression: [Int] = []
-        let value = draw(operators: size, into: &expression, using: &rng)
+        draw(operators: size, into: &expression, using: &rng)
+        return row(expression)
+    }
+
+    /// Appends an expression's tokens.
+    private func draw(operators: Int, into expression: inout [Int], using rng: inout CounterRNG) {
+        guard operators > 0 else { return expression.append(Self.firstOperand + rng.below(modulus)) }
+        expression.append(Self.firstOperator + rng.below(Self.operators.count))
+        let left = rng.below(operators)
+        draw(operators: left, into: &expression, using: &rng)
+        draw(operators: operators - 1 - left, into: &expression, using: &rng)
+    }
+
+    /// The row of an expression given as tokens.
+    func row(_ expression: [Int]) -> Row {
+        let size = expression.count / 2
+        let value = value(of: expression)
         var text = RowText()
         text.give(CommonToken.bos)
         for token in expression { text.give(token) }
@@ -54,19 +70,19 @@ public struct Mano: SequenceTask {
             instanceHash: InstanceHash.of([modulus] + expression))
     }
 
-    /// Appends an expression's tokens and returns its value.
-    private func draw(operators: Int, into expression: inout [Int], using rng: inout CounterRNG) -> Int {
-        guard operators > 0 else {
-            let value = rng.below(modulus)
-            expression.append(Self.firstOperand + value)
-            return value
+    /// Read from the right, an operator finds its left side on top of the stack and its right side below.
+    private func value(of expression: [Int]) -> Int {
+        var stack: [Int] = []
+        for token in expression.reversed() {
+            if token >= Self.firstOperand {
+                stack.append(token - Self.firstOperand)
+            } else {
+                let (left, right) = (stack.removeLast(), stack.removeLast())
+                stack.append(apply(token - Self.firstOperator, left, right))
+            }
         }
-        let kind = rng.below(3)
-        expression.append(Self.firstOperator + kind)
-        let leftOperators = rng.below(operators)
-        let left = draw(operators: leftOperators, into: &expression, using: &rng)
-        let right = draw(operators: operators - 1 - leftOperators, into: &expression, using: &rng)
-        return apply(kind, left, right)
+        precondition(stack.count == 1, "an expression in prefix notation has one value")
+        return stack[0]
     }
 
     private func apply(_ kind: Int, _ left: Int, _ right: Int) -> Int {

@@ -20,7 +20,7 @@ struct Anira: ParsableCommand {
                 name: "Services",
                 subcommands: [Up.self, RouterCommand.self, DeciderCommand.self, CoreCommand.self, CodaCommand.self]),
             CommandGroup(name: "Clients", subcommands: [Generate.self, ScoreCommand.self, StatusCommand.self]),
-            CommandGroup(name: "Research", subcommands: [Train.self, Eval.self]),
+            CommandGroup(name: "Research", subcommands: [DataCommand.self, Train.self, Eval.self]),
             CommandGroup(name: "Tools", subcommands: [KV.self, Bench.self]),
         ])
 }

@@ -6,8 +6,10 @@ import Foundation
 struct Sample {
     let mean: Double
     let standardError: Double
+    let count: Int
 
     init(_ values: [Double]) {
+        self.count = values.count
         let count = Double(values.count)
         let mean = values.reduce(0, +) / count
         let variance = values.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / (count - 1)
@@ -17,9 +19,11 @@ struct Sample {
 
     init(_ values: [Int]) { self.init(values.map(Double.init)) }
 
-    /// Within 3 standard errors of the value; `rounding` is half the last digit of a value given as text.
-    func isNear(_ value: Double, rounding: Double = 0) -> Bool {
-        abs(mean - value) <= 3 * standardError + rounding
+    /// Within 3 standard errors of the value; `rounding` is half the last digit of a value given as text, `others` the
+    /// number of draws behind a value that is itself a mean.
+    func isNear(_ value: Double, rounding: Double = 0, others: Int = .max) -> Bool {
+        let error = standardError * (1 + Double(count) / Double(others)).squareRoot()
+        return abs(mean - value) <= 3 * error + rounding
     }
 }
 

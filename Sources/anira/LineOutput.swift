@@ -1,0 +1,50 @@
+import Foundation
+
+/// Lines to standard output, written in blocks.
+struct LineOutput: ~Copyable {
+    enum Failure: Error, CustomStringConvertible {
+        /// The pipe's other end was closed.
+        case readerIsGone
+        case failed(code: Int32)
+
+        var description: String {
+            switch self {
+            case .readerIsGone: "the reader of standard output is gone"
+            case .failed(let code):
+                "could not write to standard output: \(String(cString: strerror(code))); see whether the disk is full"
+            }
+        }
+    }
+
+    private static let blockBytes = 1 << 16
+    private var pending: [UInt8] = []
+
+    /// A closed pipe is told by an error of `write` from here on, in the whole process.
+    init() {
+        signal(SIGPIPE, SIG_IGN)
+        pending.reserveCapacity(2 * Self.blockBytes)
+    }
+
+    /// Takes a line, without its end; call `flush` after the last.
+    mutating func write(_ line: String) throws(Failure) {
+        pending += line.utf8
+        pending.append(UInt8(ascii: "\n"))
+        if pending.count >= Self.blockBytes { try flush() }
+    }
+
+    /// Writes what is pending.
+    mutating func flush() throws(Failure) {
+        var rest = pending[...]
+        while !rest.isEmpty {
+            let written = rest.withUnsafeBytes { Foundation.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+            if written >= 0 {
+                rest = rest.dropFirst(written)
+            } else if errno == EPIPE {
+                throw .readerIsGone
+            } else if errno != EINTR {
+                throw .failed(code: errno)
+            }
+        }
+        pending.removeAll(keepingCapacity: true)
+    }
+}
