@@ -15,7 +15,7 @@ struct Bench: ParsableCommand {
             Absolute times drift on shared machines, so limit and engine are measured interleaved, round by round, and \
             the medians of the rounds' ratios are what counts.
             """,
-        subcommands: [BenchDecode.self, BenchKernels.self], defaultSubcommand: BenchDecode.self)
+        subcommands: [BenchDecode.self, BenchKernels.self, BenchTrain.self], defaultSubcommand: BenchDecode.self)
 }
 
 /// Shape of the measured model: random weights.

@@ -1,0 +1,186 @@
+"""`anira train`, `train verify` and `eval` as a researcher uses them."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+
+from reference import Reference, write_safetensors
+from suite import BINARY, GOLDEN, Suite, wait_for
+
+TINY = ("--modulus 3 --max-size 2 --hidden 16 --intermediate 24 --heads 2 --decider-intermediate 12 --max-depth 3 "
+        "--batch 16 --evaluate-every 50 --record-every 10 --save-every 20 --evaluation-rows 16").split()
+
+
+def anira(*words, check=True):
+    done = subprocess.run([BINARY, *map(str, words)], capture_output=True, text=True, timeout=120)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def train(out, *words, variant="online"):
+    return anira("train", "--task", "mano", "--variant", variant, "--out", out, *TINY, *words)
+
+
+def content(folder):
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "state.safetensors", "config.json")}
+
+
+# --- runs ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("variant", ["early", "online"])
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(binary, tmp_path, variant):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    train(straight, "--steps", 200, variant=variant)
+    words = ["train", "--task", "mano", "--variant", variant, "--out", killed, *TINY, "--steps", "200"]
+    process = subprocess.Popen([BINARY, *map(str, words)], stderr=subprocess.DEVNULL)
+    wait_for(lambda: (killed / "state.safetensors").exists() or process.poll() is not None, 30, "a saved state")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    anira("train", "--resume", "--out", killed)
+    assert content(straight) == content(killed)
+    steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(10, 201, 10))
+
+
+def test_an_interrupt_saves_and_says_how_to_go_on(binary, tmp_path):
+    out = tmp_path / "run"
+    words = ["train", "--task", "mano", "--variant", "online", "--out", out, *TINY, "--steps", "1000000",
+             "--save-every", "1000000"]
+    process = subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (out / "metrics.jsonl").exists(), 30, "a record")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and "--resume" in output
+    assert (out / "state.safetensors").exists() and (out / "model.safetensors").exists()
+
+
+def test_the_record_has_what_the_figures_need(binary, tmp_path):
+    train(tmp_path, "--steps", 100)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        assert {"step", "ce", "kl", "loss", "lambda", "learning_rate", "gradient_norm", "tokens_per_second", "accuracy",
+                "mean_depth"} <= set(record)
+    for difficulty in records[-1]["validation"].values():
+        assert set(difficulty) == {"accuracy", "answer_depth", "question_depth", "mean_depth"}
+    stored = json.loads((tmp_path / "training.json").read_text())
+    assert stored["hiddenSize"] == 16 and stored["taskOptions"]["modulus"] == 3
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(binary, tmp_path):
+    """A limit on file size stands in for the disk: writing the state fails part of the way."""
+    out = tmp_path / "run"
+    train(out, "--steps", 40)
+    before = content(out)
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20; trap "" XFSZ; exec "$@"', "limited", BINARY, "train", "--resume", "--out", out,
+         "--steps", "80"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "state.safetensors" in done.stderr
+    assert content(out) == before and not list(out.glob("*.new"))
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--task", "chess", "--variant", "online"], "--task"), (["--task", "mano", "--variant", "both"], "--variant"),
+    (["--task", "mano", "--variant", "early", "--preset", "huge"], "--preset"),
+    (["--task", "mano", "--variant", "early", "--steps", "0"], "steps"),
+    (["--task", "mano", "--variant", "early", "--hops", "3"], "hops"), (["--resume"], "resume"),
+])
+def test_a_bad_setting_is_named_and_nothing_is_left_behind(binary, tmp_path, words, said):
+    done = anira("train", "--out", tmp_path / "run", *words, check=False)
+    assert done.returncode in (1, 64) and said in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(binary, tmp_path):
+    train(tmp_path / "run", "--steps", 20)
+    before = content(tmp_path / "run")
+    done = anira("train", "--task", "mano", "--variant", "online", "--out", tmp_path / "run", check=False)
+    assert done.returncode == 1 and "--resume" in done.stderr and content(tmp_path / "run") == before
+
+
+# --- verify ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["early-1x", "online-1x"])
+def test_verify_agrees_with_the_independent_step(binary, name):
+    folder = GOLDEN / name
+    found = json.loads(anira("train", "verify", "--model", folder, "--step", folder / "train_step.safetensors",
+                             "--json").stdout)
+    assert found["depths_differing"] == 0 and len(found["gradients"]) > 25
+    assert all(gradient["error"] < 1e-4 for gradient in found["gradients"])
+
+
+def test_verify_finds_a_gradient_that_is_off(binary, tmp_path):
+    folder, path = GOLDEN / "early-1x", tmp_path / "step.safetensors"
+    raw = bytearray((folder / "train_step.safetensors").read_bytes())
+    (length,) = struct.unpack("<Q", raw[:8])
+    start, end = json.loads(raw[8:8 + length])["grad.norm.weight"]["data_offsets"]
+    place = slice(8 + length + start, 8 + length + end)
+    raw[place] = (np.frombuffer(raw[place], "<f4") * np.float32(1.01)).tobytes()
+    path.write_bytes(raw)
+    done = anira("train", "verify", "--model", folder, "--step", path, "--json", check=False)
+    found = {gradient["name"]: gradient["error"] for gradient in json.loads(done.stdout)["gradients"]}
+    assert done.returncode == 1 and [name for name in found if found[name] > 1e-4] == ["norm.weight"]
+
+
+def test_verify_names_what_a_step_file_lacks(binary, tmp_path):
+    write_safetensors(tmp_path / "step.safetensors", {"valid": np.ones((2, 3), np.float32)})
+    done = anira("train", "verify", "--model", GOLDEN / "early-1x", "--step", tmp_path / "step.safetensors",
+                 check=False)
+    assert done.returncode == 1 and "tokens" in done.stderr
+
+
+# --- eval ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def trained(binary, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train(out, "--steps", 100, "--depth-bias", "0")
+    return out
+
+
+def test_eval_gives_the_same_through_the_services_and_in_process(trained, tmp_path):
+    words = ["eval", "--task", "mano", "--rows", 20, "--json", "--thresholds", "0.3,0.7"]
+    here = json.loads(anira(*words, "--model", trained).stdout)
+    with Suite(trained, tmp_path, cores=2) as suite:
+        there = json.loads(
+            anira(*words, "--endpoint", suite.endpoint, "--modulus", 3, "--max-size", 2).stdout)
+    for evaluation in (here, there):
+        del evaluation["model"]
+    assert here == there
+
+
+def test_eval_agrees_with_an_independent_evaluation(trained):
+    found = json.loads(anira("eval", "--task", "mano", "--rows", 20, "--json", "--model", trained).stdout)
+    reference = Reference(trained)
+    for line in found["adaptive"]["by_difficulty"]:
+        size = line["difficulty"]
+        rows = [json.loads(row) for row in anira(
+            "data", "--task", "mano", "--modulus", 3, "--max-size", 2, "--split", "test", "--seed", 1, "--count", 20,
+            "--size", size).stdout.splitlines()]
+        right, depth = 0, 0
+        for row in rows:
+            at = row["answer_mask"].index(1) - 1
+            result = reference.infer(row["tokens"])
+            right += int(np.argmax(result.logits[at]) == row["tokens"][at + 1])
+            depth += result.depths[at]
+        assert line["accuracy"] == pytest.approx(right / len(rows))
+        assert line["answer_depth"] == pytest.approx(depth / len(rows))
+
+
+def test_eval_has_a_point_for_every_depth_and_threshold(trained):
+    found = json.loads(anira("eval", "--task", "mano", "--rows", 10, "--json", "--model", trained).stdout)
+    assert [point["setting"] for point in found["fixed"]] == [1, 2, 3]
+    assert [point["total"]["mean_depth"] for point in found["fixed"]] == [1, 2, 3]
+    depths = [point["total"]["mean_depth"] for point in found["sweep"]]
+    assert depths == sorted(depths)
+    text = anira("eval", "--task", "mano", "--rows", 10, "--model", trained).stdout
+    assert "accuracy" in text and "fixed depth" in text
+
+
+def test_eval_refuses_a_model_of_another_vocabulary(trained):
+    done = anira("eval", "--task", "depo", "--model", trained, check=False)
+    assert done.returncode == 1 and "vocabulary" in done.stderr
