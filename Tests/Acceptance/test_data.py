@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from suite import BINARY, run
-from task_checks import check, derivations
+from task_checks import check
 
 pytestmark = pytest.mark.usefixtures("binary")
 TASKS = ("mano", "brevo", "depo", "lano")
@@ -191,8 +191,30 @@ def test_a_closed_pipe_ends_it_quietly():
         assert process.stderr.read() == b""
 
 
-def test_the_checker_of_strings_tells_them_apart():
-    letters = [int(word) for word in rows("lano", seed=3, count=1)[0]["text"].split()[1:-1]]
-    assert derivations(letters)[0] == 1
-    assert derivations(letters[:-1])[0] == 0
-    assert derivations(letters[1:])[0] == 0
+def spoilt_mano(row):
+    row["meta"]["value"] = (row["meta"]["value"] + 1) % 23
+
+
+def spoilt_brevo(row):
+    words = row["text"].split()
+    words[-2], words[-3] = words[-3], words[-2]
+    row["text"] = " ".join(words)
+    row["meta"]["answer"][-2:] = row["meta"]["answer"][:-3:-1]
+
+
+def spoilt_depo(row):
+    row["meta"]["queries"][0]["answer"] = row["meta"]["queries"][0]["start"]
+
+
+def spoilt_lano(row):
+    row["text"] = row["text"].replace("1 3", "3 1", 1)
+
+
+@pytest.mark.parametrize("spoil", [spoilt_mano, spoilt_brevo, spoilt_depo, spoilt_lano])
+def test_the_checkers_notice_a_wrong_row(spoil):
+    task = spoil.__name__.removeprefix("spoilt_")
+    for row in rows(task, seed=3, count=10, **({} if task == "lano" else {"size": 12})):
+        check(row)
+        spoil(row)
+        with pytest.raises(AssertionError):
+            check(row)

@@ -174,6 +174,7 @@ struct GoldenString: Sendable, CustomTestStringConvertible {
 
     @Test func theExpectedCountsOfLettersAddUpToTheMeanLength() {
         #expect(Grammar.cfg3b.terminalCounts.values.reduce(0, +) == 275.625)
+        #expect(abs(lano.guessBaseline(size: 0) - 91.875 / 276.625) < 1e-12)
         let letters = instances(lano, count: 100).flatMap { $0.tokens.dropFirst() }
         let share = Double(letters.count { $0 == 5 }) / Double(letters.count)
         #expect(abs(lano.guessBaseline(size: 0) - share) < 0.005)

@@ -115,6 +115,12 @@ private func expression(_ row: Row, of task: any SequenceTask) -> [String] {
         #expect(Sample(zeros).isNear(distribution[0]))
     }
 
+    /// The table of docs/tasks.md.
+    @Test(arguments: [(1, 0.057), (2, 0.062), (4, 0.066), (8, 0.069), (10, 0.070), (16, 0.072), (24, 0.074)])
+    func theDocumentedBaselineIsExact(size: Int, share: Double) {
+        #expect(abs(mano.guessBaseline(size: size) - share) <= 0.0005)
+    }
+
     /// Values with one operation on 0..<23: 45 of 529 products are 0, one sum and one difference in 23.
     @Test func oneOperationsDistributionIsCountedByHand() {
         #expect(abs(mano.valueDistribution(size: 1)[0] - (2.0 / 23 + 45.0 / 529) / 3) < 1e-15)

@@ -60,6 +60,11 @@ import Testing
         }
     }
 
+    @Test(arguments: [(TaskName.mano, 37), (.brevo, 254), (.depo, 202), (.lano, 434)])
+    func longestRowsAreTheDocumentedOnes(name: TaskName, tokens: Int) throws {
+        #expect(try makeTask(name).longestRow == tokens)
+    }
+
     @Test func nodeWordsSortLikeTheirNumbers() throws {
         #expect(nodeWords(9).first == "n01")
         #expect(nodeWords(120).first == "n001")
