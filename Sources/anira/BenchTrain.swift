@@ -36,7 +36,8 @@ struct BenchTrain: ParsableCommand {
             tokensPerSecond: sorted[sorted.count / 2], slowest: sorted[0], fastest: sorted[sorted.count - 1],
             peakBytes: found.peakBytes)
         if json { return try printJSON(result) }
-        print("\(variant), H \(hidden), I \(intermediate), K \(maxDepth), \(batch) rows of \(length), \(threads) threads")
+        print(
+            "\(variant), H \(hidden), I \(intermediate), K \(maxDepth), \(batch) rows of \(length), \(threads) threads")
         print(
             "tokens/s  median \(Int(result.tokensPerSecond)), \(Int(result.slowest))…\(Int(result.fastest)) over "
                 + "\(steps) steps; peak memory \(result.peakBytes >> 20) MiB")

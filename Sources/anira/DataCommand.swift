@@ -4,29 +4,6 @@ import Tasks
 
 extension Split: ExpressibleByArgument {}
 
-/// A task with its options.
-struct TaskChoice: ParsableArguments {
-    @Option(help: "The task: mano, brevo, depo or lano.") var task: String
-    @Option(help: "mano: values are computed modulo this (default 23).") var modulus: Int?
-    @Option(help: "mano: most operators of a training row (default 16).") var maxSize: Int?
-    @Flag(help: "mano: the end token after the value is a target too.") var supervisesEnd = false
-    @Option(help: "brevo, depo: node names, and most nodes of a row (default 30 and 75).") var nodes: Int?
-    @Option(help: "depo: most hops of a query (default 8).") var hops: Int?
-    @Option(help: "depo: most queries of a row (default 10).") var queries: Int?
-
-    func chosen() throws(TaskError) -> any SequenceTask {
-        try makeTask(
-            name: task,
-            options: TaskOptions(
-                modulus: modulus, maxSize: maxSize, supervisesEnd: supervisesEnd ? true : nil, nodes: nodes, hops: hops,
-                queries: queries))
-    }
-
-    func validate() throws {
-        do throws(TaskError) { _ = try chosen() } catch { throw ValidationError(error.message) }
-    }
-}
-
 struct DataCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "data", abstract: "Rows of a task as JSON lines (docs/tasks.md).",

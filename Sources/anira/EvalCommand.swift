@@ -12,8 +12,8 @@ struct Eval: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Accuracy and depth on a task, by difficulty, through the live services or in this process.",
         discussion: """
-            Prints, for each difficulty, accuracy and mean depth on answer and question tokens; then the accuracy at every
-            fixed depth and along the threshold dial. The depth of an answer token is read where it is predicted.
+            Prints, for each difficulty, accuracy and mean depth on answer and question tokens; then the accuracy at \
+            every fixed depth and along the threshold dial. The depth of an answer token is read where it is predicted.
               anira eval --task mano --model checkpoints/mano-online
               anira eval --task mano --modulus 7 --max-size 3 --endpoint tcp://127.0.0.1:5555
             """)
@@ -22,7 +22,7 @@ struct Eval: ParsableCommand {
     var model: String?
     @Option(help: "Client endpoint of a running suite.") var endpoint: String?
     @Option(help: "Rows of each size.") var rows = 200
-    @Option(help: "train, validation or test.") var split = "test"
+    @Option(help: "train, validation or test; they share no instance.") var split = Split.test
     @Option(help: "Seed of the rows.") var seed: UInt64 = 1
     @Option(help: "Comma-separated sizes; default: all training sizes, the largest for DEPO.") var sizes: String?
     @Option(help: "Comma-separated thresholds of the sweep.") var thresholds = "0.1,0.3,0.5,0.7,0.9"
@@ -30,13 +30,12 @@ struct Eval: ParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Measure the thresholds too.") var sweep = true
     @Option(help: "Give up after so many seconds without a reply.") var timeout = 60.0
     @Flag(help: "Print the results as JSON.") var json = false
-    @OptionGroup var depth: DepthOptions
-    @OptionGroup var taskOptions: TaskOverrides
+    @OptionGroup(title: "Depth policy") var depth: DepthOptions
+    @OptionGroup(title: "Task options") var taskOptions: TaskArguments
 
     func validate() throws {
         guard (model == nil) != (endpoint == nil) else { throw ValidationError("give --model DIR or --endpoint E") }
         guard rows > 0 else { throw ValidationError("--rows must be at least 1") }
-        guard Split(rawValue: split) != nil else { throw ValidationError("--split must be train, validation or test") }
         guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {
             throw ValidationError("--thresholds must be 0…1, such as 0.3,0.5")
         }
@@ -64,7 +63,7 @@ struct Eval: ParsableCommand {
         }
         passes.show.end()
         let result = Evaluation(
-            task: task.name.rawValue, model: found.name, split: split, seed: seed, rows: drawn.count,
+            task: task.name.rawValue, model: found.name, split: split.rawValue, seed: seed, rows: drawn.count,
             maxDepth: Int(found.maxDepth), adaptive: adaptive, fixed: fixed, sweep: swept)
         if json { try printJSON(result) } else { print(EvaluationText(result).text) }
     }
@@ -99,7 +98,7 @@ struct Eval: ParsableCommand {
     }
 
     private func draw(_ task: any SequenceTask) throws -> [Row] {
-        let dataset = Dataset(task: task, split: Split(rawValue: split)!, seed: seed)
+        let dataset = Dataset(task: task, split: split, seed: seed)
         guard task.choosableSizes != nil else { return try (0..<rows).map { try dataset.row(at: UInt64($0)) } }
         let all = Array(task.trainingSizes)
         let chosen = try sizes.map { try integers($0, "--sizes").map(Int.init) }

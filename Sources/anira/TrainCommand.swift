@@ -15,9 +15,9 @@ struct TrainRun: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "run", abstract: "Train, or go on training, a model (the default).",
         discussion: """
-            A preset gives every setting; the options below override single ones. The folder --out holds the checkpoint,
-            ready to be served with `anira up --model`, the state to resume from, the resolved configuration and a
-            record of the run (metrics.jsonl). Ctrl-C saves first.
+            A preset gives every setting; the options below override single ones. The folder --out holds the \
+            checkpoint, ready to be served with `anira up --model`, the state to resume from, the resolved \
+            configuration and a record of the run (metrics.jsonl). Ctrl-C saves first.
               anira train --task mano --variant online --out runs/mano-online
               anira train --resume --out runs/mano-online
             """)
@@ -27,7 +27,7 @@ struct TrainRun: ParsableCommand {
     @Option(help: "Folder of the run.") var out: String
     @Flag(help: "Go on with the run in --out.") var resume = false
     @Option(help: "Checkpoint of the same shape to start from; its decider's bias is set anew.") var from: String?
-    @OptionGroup var overrides: TrainingOverrides
+    @OptionGroup(title: "Settings") var overrides: TrainingOverrides
 
     func run() throws {
         let resolved = try resolve()

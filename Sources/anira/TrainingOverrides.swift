@@ -1,5 +1,4 @@
 import ArgumentParser
-import Tasks
 import Training
 
 /// Every field of a training configuration as an option.
@@ -41,7 +40,7 @@ struct TrainingOverrides: ParsableArguments {
     @Option(help: "Steps between evaluations.") var evaluateEvery: Int?
     @Option(help: "Steps between saves.") var saveEvery: Int?
     @Option(help: "Validation rows of an evaluation.") var evaluationRows: Int?
-    @OptionGroup var task: TaskOverrides
+    @OptionGroup(title: "Task options") var task: TaskArguments
 
     func apply(to c: inout TrainingConfiguration) throws {
         if let heads { (c.heads, c.keyValueHeads) = (heads, heads) }
@@ -88,23 +87,6 @@ struct TrainingOverrides: ParsableArguments {
         _ c: inout TrainingConfiguration, _ field: WritableKeyPath<TrainingConfiguration, Value>, _ value: Value?
     ) {
         if let value { c[keyPath: field] = value }
-    }
-}
-
-/// The tasks' own options.
-struct TaskOverrides: ParsableArguments {
-    @Option(help: "MANO: modulus of the arithmetic.") var modulus: Int?
-    @Option(help: "MANO: most operators.") var maxSize: Int?
-    @Option(help: "BREVO, DEPO: most nodes.") var nodes: Int?
-    @Option(help: "DEPO: most hops of a query.") var hops: Int?
-    @Option(help: "DEPO: most queries of a row.") var queries: Int?
-
-    func apply(to options: inout TaskOptions) {
-        options.modulus = modulus ?? options.modulus
-        options.maxSize = maxSize ?? options.maxSize
-        options.nodes = nodes ?? options.nodes
-        options.hops = hops ?? options.hops
-        options.queries = queries ?? options.queries
     }
 }
 
