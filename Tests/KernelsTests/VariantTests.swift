@@ -67,4 +67,17 @@ import Testing
     @Test func `the checksum is Castagnoli's`() {
         #expect(onEachVariant { anira_crc32c(0, "123456789", 9) }.allSatisfy { $0 == 0xe306_9283 })
     }
+
+    @Test(arguments: [3, 16, 37]) func `derivatives agree`(n: Int) {
+        let (x, w, dy, length) = (values(2 * n, seed: 1), values(n, seed: 2), values(n, seed: 3), Int32(n))
+        expectSame {
+            var (dx, dw, db) = (values(n, seed: 4), values(n, seed: 5), values(n, seed: 6))
+            anira_rmsnorm_backward(x, w, dy, 1e-5, 1, length, &dx, &dw)
+            anira_layernorm_backward(x, w, dy, 1e-5, 1, length, &dx, &dw, &db)
+            var (y, dgu) = (dx, x)
+            anira_swiglu_backward(x, dy, 1, length, &y, &dgu)
+            anira_adamw(&y, dx, &dw, &db, n, 1, 0.1, 0.9, 0.99, 1e-8, 0, 0.5, 0.5)
+            return dx + dw + y + dgu
+        }
+    }
 }
