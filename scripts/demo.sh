@@ -24,15 +24,15 @@ while IFS='|' read -r problem value; do
     echo "expected: $value"
     echo
 done <<'PROBLEMS'
-<len_1> + 3 6|2
-<len_2> + 3 * 2 4|4
-<len_2> - - 0 5 6|3
-<len_3> - 1 - 4 * 3 1|0
-<len_3> * * 4 2 + 5 0|5
++ 3 6|2
++ 3 * 2 4|4
+- - 0 5 6|3
+* + 3 * 2 4 4|2
+* * 4 2 + 5 0|5
 PROBLEMS
 
-say "One of them at fixed depth 1: less thinking, and what it costs (expected: 0)"
-"$anira" generate --endpoint "$endpoint" --max-new-tokens 1 --depth 1 --depths '<bos> <len_3> - 1 - 4 * 3 1 <ans>'
+say "One of them at fixed depth 1: less thinking, and what it costs (expected: 2)"
+"$anira" generate --endpoint "$endpoint" --max-new-tokens 1 --depth 1 --depths '<bos> * + 3 * 2 4 4 <ans>'
 
 say "What the workers did"
 sleep 1 # figures come with heartbeats

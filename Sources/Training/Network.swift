@@ -8,70 +8,15 @@ import Model
 //
 // Letters: R rows, A rows that predict an answer, H hidden size, K most iterations, V vocabulary.
 
-/// The loss: CE(answers) + λ · mean KL(p ‖ prior).
-public struct Objective: Sendable {
-    public var lambda: Float
-    public var prior: DepthPrior
-    /// τ of the Gumbel-softmax.
-    public var temperature: Float
-    /// Targets and valid rows of the whole step, of which a batch may be a part.
-    public var answers: Int
-    public var validRows: Int
-
-    public init(lambda: Float, prior: DepthPrior, temperature: Float, answers: Int, validRows: Int) {
-        (self.lambda, self.prior, self.temperature) = (lambda, prior, temperature)
-        (self.answers, self.validRows) = (answers, validRows)
-    }
-}
-
-/// What a pass found.
-public struct PassResult: Sendable {
-    /// −log p of each target, in nats, [A].
-    public internal(set) var crossEntropy: [Float] = []
-    /// KL(p ‖ prior) of each row, in nats, 0 where the row does not count, [R]; empty when depths are fixed.
-    public internal(set) var divergence: [Float] = []
-    /// Depth of each row, [R].
-    public internal(set) var depths: [Int] = []
-    /// Rows with a target, ascending, and the most probable token there, [A].
-    public internal(set) var answerRows: [Int32] = []
-    public internal(set) var predictions: [Int32] = []
-    /// Exit distribution, [R, K]; empty when depths are fixed.
-    public internal(set) var exitDistribution: [Float] = []
-}
-
-extension PassResult {
-    /// The results of a batch's sequences, one by one; rows are counted from each sequence's start.
-    func split(_ batch: Batch) -> [PassResult] {
-        var answer = 0
-        return (0..<batch.sequences).map { sequence in
-            let (start, end) = (batch.starts[sequence], batch.starts[sequence + 1])
-            var one = PassResult()
-            one.depths = Array(depths[start..<end])
-            if !divergence.isEmpty {
-                one.divergence = Array(divergence[start..<end])
-                let k = exitDistribution.count / batch.rows
-                one.exitDistribution = Array(exitDistribution[(start * k)..<(end * k)])
-            }
-            while answer < answerRows.count, Int(answerRows[answer]) < end {
-                one.answerRows.append(answerRows[answer] - Int32(start))
-                one.predictions.append(predictions[answer])
-                one.crossEntropy.append(crossEntropy[answer])
-                answer += 1
-            }
-            return one
-        }
-    }
-}
-
 /// A lane's copy of the model's working memory. Weights are shared and only read; gradients are its own.
 final class Network {
     let layout: ParameterLayout
     let gradients: UnsafeMutablePointer<Float>
-    private let configuration: ModelConfiguration
-    private let weights: UnsafePointer<Float>
-    private let arena: Arena
-    private let layer: LayerPass
-    private let decider: DeciderPass
+    let configuration: ModelConfiguration
+    let weights: UnsafePointer<Float>
+    let arena: Arena
+    let layer: LayerPass
+    let decider: DeciderPass
 
     /// capacity: most rows of a batch; longest: most positions of a sequence.
     init(
@@ -119,7 +64,7 @@ final class Network {
     // MARK: Forward
 
     /// Everything a pass leaves behind for its derivative.
-    private struct Forward {
+    struct Forward {
         let batch: Batch
         let everyRow: Selection
         let answers: Selection
@@ -148,8 +93,8 @@ final class Network {
         func isActive(_ row: Int, _ t: Int) -> Bool { depths[row] == 0 || depths[row] >= t }
     }
 
-    private var h: Int { configuration.hiddenSize }
-    private var k: Int { configuration.maxDepth }
+    var h: Int { configuration.hiddenSize }
+    var k: Int { configuration.maxDepth }
 
     private func embed(_ f: inout Forward) {
         let x = arena.take(f.batch.rows * h)
@@ -255,130 +200,6 @@ final class Network {
             logits[target] -= 1
         }
     }
-
-    // MARK: Backward
-
-    private func backward(_ f: Forward, _ objective: Objective, sampled: Bool) {
-        let r = f.batch.rows
-        let dState = finishBackward(f, objective)
-        var dz = UnsafeMutablePointer<Float>?.none
-        if sampled { dz = arena.takeZeros(r * k) }
-        let later = arena.takeZeros(r)
-        for t in stride(from: k, through: 1, by: -1) {
-            if sampled, f.online != nil { onlineBackward(f, objective, t, dz!, later, addingTo: dState) }
-            iterationBackward(f, t, dz, dState)
-        }
-        if sampled, let early = f.early { earlyBackward(f, early, objective, dz!, addingTo: dState) }
-        preludeBackward(f, dState)
-    }
-
-    /// Loss, head, norm and coda. Returns the gradient of the exit states, [R, H].
-    private func finishBackward(_ f: Forward, _ objective: Objective) -> UnsafeMutablePointer<Float> {
-        let (r, a, v) = (f.batch.rows, f.answers.count, configuration.vocabSize)
-        let dState = arena.takeZeros(r * h)
-        arena.scratch {
-            let part = 1 / Float(max(objective.answers, 1))
-            for index in 0..<(a * v) { f.dLogits[index] *= part }
-            Products.addWeightGradient(f.dLogits, f.normed, m: a, n: v, k: h, into: gradients + layout.head)
-            let (dNormed, dOutput) = (arena.take(a * h), arena.takeZeros(r * h))
-            Products.inputGradient(f.dLogits, weights + layout.head, m: a, n: v, k: h, into: dNormed)
-            anira_rmsnorm_backward(
-                f.coda.last!.output, weights + layout.norm, dNormed, configuration.rmsNormEps, Int32(a), Int32(h),
-                dOutput, gradients + layout.norm)
-            for (index, place) in layout.coda.enumerated().reversed() {
-                let selection = f.coda[index].selection
-                layer.backward(place, f.coda[index], f.batch, dy: dOutput, of: selection, into: dState)
-                dOutput.update(from: dState, count: r * h)
-            }
-        }
-        return dState
-    }
-
-    /// hᵗ = m Core(hᵗ⁻¹) + (1 − m) hᵗ⁻¹. dState: gradient of hᵗ, becomes that of hᵗ⁻¹. m_t = 1 − Σ_{s<t} z_s, so the
-    /// gradient of m_t is taken from every z_s before t.
-    private func iterationBackward(
-        _ f: Forward, _ t: Int, _ dz: UnsafeMutablePointer<Float>?, _ dState: UnsafeMutablePointer<Float>
-    ) {
-        let r = f.batch.rows
-        let tapes = f.core[t - 1]
-        if let dz, t > 1 {
-            for row in 0..<r {
-                let at = row * h
-                let dm = anira_dot_difference(
-                    dState + at, tapes.last!.output + at, f.states[t - 1] + at, Int32(h))
-                for s in 0..<(t - 1) { dz[row * k + s] -= dm }
-            }
-        }
-        let active = Selection(f.batch) { f.isActive($0, t) }
-        guard active.count > 0 else { return }
-        arena.scratch {
-            let (dy, dx) = (arena.take(r * h), arena.take(r * h))
-            active.gather(dState, width: h, into: dy)
-            for (index, place) in layout.core.enumerated().reversed() {
-                let isLast = index == layout.core.count - 1
-                layer.backward(place, tapes[index], f.batch, dy: dy, of: isLast ? active : f.everyRow, into: dx)
-                if index > 0 { dy.update(from: dx, count: r * h) }
-            }
-            for row in active.rows { (dState + Int(row) * h).update(repeating: 0, count: h) }
-            anira_add(dx, Int32(r * h), dState)
-        }
-    }
-
-    private func earlyBackward(
-        _ f: Forward, _ early: EarlyHalting, _ objective: Objective, _ dz: UnsafePointer<Float>,
-        addingTo dState: UnsafeMutablePointer<Float>
-    ) {
-        arena.scratch {
-            let dLogits = arena.take(f.batch.rows * k)
-            for row in 0..<f.batch.rows {
-                early.backward(
-                    row, dz: dz + row * k, prior: objective.prior, weight: objective.weight(f.batch.valid[row]),
-                    temperature: objective.temperature, into: dLogits + row * k)
-            }
-            decider.backward(f.deciders[0], dLogits: dLogits, rows: f.batch.rows, addingTo: dState)
-        }
-    }
-
-    /// The decider after iteration t < K. Every dz of t and later is complete by now.
-    private func onlineBackward(
-        _ f: Forward, _ objective: Objective, _ t: Int, _ dz: UnsafePointer<Float>,
-        _ later: UnsafeMutablePointer<Float>, addingTo dState: UnsafeMutablePointer<Float>
-    ) {
-        let online = f.online!
-        arena.scratch {
-            let dLogits = arena.take(f.batch.rows)
-            for row in 0..<f.batch.rows {
-                let at = row * k + t - 1
-                let pull = objective.prior.slope(online.p[at], at: t - 1) * objective.weight(f.batch.valid[row])
-                if t == k {
-                    later[row] = dz[at] + pull
-                } else {
-                    dLogits[row] = online.backward(row, iteration: t, dp: dz[at] + pull, later: &later[row])
-                }
-            }
-            guard t < k else { return }
-            decider.backward(f.deciders[t - 1], dLogits: dLogits, rows: f.batch.rows, addingTo: dState)
-        }
-    }
-
-    private func preludeBackward(_ f: Forward, _ dState: UnsafeMutablePointer<Float>) {
-        let r = f.batch.rows
-        arena.scratch {
-            let dx = arena.take(r * h)
-            for (index, place) in layout.prelude.enumerated().reversed() {
-                layer.backward(place, f.prelude[index], f.batch, dy: dState, of: f.everyRow, into: dx)
-                dState.update(from: dx, count: r * h)
-            }
-        }
-        for (row, token) in f.batch.tokens.enumerated() {
-            anira_add(dState + row * h, Int32(h), gradients + layout.embedding + Int(token) * h)
-        }
-    }
-}
-
-extension Objective {
-    /// The regulariser's share of one row.
-    fileprivate func weight(_ valid: Bool) -> Float { valid ? lambda / Float(max(validRows, 1)) : 0 }
 }
 
 extension DepthChoice {

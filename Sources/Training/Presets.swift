@@ -42,9 +42,9 @@ public enum Preset: String, CaseIterable, Sendable, Codable {
         var c = TrainingConfiguration(
             task: task, taskOptions: TaskOptions(), variant: variant, hiddenSize: 64, intermediateSize: 192, heads: 4,
             keyValueHeads: 4, preludeLayers: 1, coreLayers: 1, codaLayers: 1, maxDepth: 6,
-            deciderIntermediateSize: 192, maxLength: 64, steps: 12_000, batch: 256, learningRate: 2e-3, warmup: 500,
-            cooldown: 4000, finalLearningRate: 1e-4, lambda: 0.1, gamma: 1.25, learnUntil: 0.97, learnAtMost: 8000,
-            lambdaRamp: 2000, depthBias: 4, evaluateEvery: 500, saveEvery: 500)
+            deciderIntermediateSize: 192, maxLength: 64, steps: 24_000, batch: 256, learningRate: 2e-3, warmup: 500,
+            cooldown: 4000, finalLearningRate: 1e-4, lambda: 0.1, gamma: 1.25, learnUntil: 0.975, learnAtMost: 17_000,
+            lambdaRamp: 3000, depthBias: 4, evaluateEvery: 500, saveEvery: 500)
         switch task {
         case .mano:
             (c.taskOptions.modulus, c.taskOptions.maxSize) = (7, 3)

@@ -17,9 +17,9 @@ struct Schedule: Sendable {
     func learningRate(_ step: Int) -> Float {
         let c = configuration
         if step < c.warmup { return c.learningRate * Float(step) / Float(c.warmup) }
-        let left = c.steps - step
-        guard left < c.cooldown else { return c.learningRate }
-        let share = Float(max(left, 0)) / Float(c.cooldown)
+        let (left, cooldown) = (c.steps - step, min(c.cooldown, c.steps / 2))
+        guard left < cooldown else { return c.learningRate }
+        let share = Float(max(left, 0)) / Float(cooldown)
         return c.finalLearningRate + (c.learningRate - c.finalLearningRate) * share
     }
 

@@ -32,7 +32,7 @@ public struct TrainingConfiguration: Codable, Sendable, Equatable {
     public var microBatch = 2048
     public var learningRate: Float
     public var warmup: Int
-    /// Last steps, over which the rate falls linearly to `finalLearningRate`.
+    /// Last steps, over which the rate falls linearly to `finalLearningRate`; at most half of all.
     public var cooldown: Int
     public var finalLearningRate: Float
     public var weightDecay: Float = 0.01

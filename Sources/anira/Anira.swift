@@ -12,7 +12,7 @@ struct Anira: ParsableCommand {
             Start everything on a shipped model:
               anira up --model checkpoints/mano-online
             Ask it something, each token coloured by its depth:
-              anira generate --depths '<bos> <len_2> + 3 * 2 4 <ans>'
+              anira generate --depths '<bos> + 3 * 2 4 <ans>'
             """,
         version: "anira \(suiteVersion), worker protocol \(workerProtocolVersion)",
         groupedSubcommands: [

@@ -10,7 +10,7 @@ struct TrainingOverrides: ParsableArguments {
     @Option(help: "Seed of weights, data and sampling.") var seed: UInt64?
     @Option(help: "Learning rate after warm-up.") var learningRate: Float?
     @Option(help: "Steps of linear warm-up.") var warmup: Int?
-    @Option(help: "Last steps, over which the learning rate falls.") var cooldown: Int?
+    @Option(help: "Last steps, over which the rate falls (at most half of all).") var cooldown: Int?
     @Option(help: "Learning rate at the last step.") var finalLearningRate: Float?
     @Option(help: "AdamW weight decay of matrices.") var weightDecay: Float?
     @Option(help: "AdamW decay of the first moment.") var beta1: Float?

@@ -84,7 +84,7 @@ def containers(binary, shipped, tmp_path):
 def test_the_services_of_the_file_make_a_suite(containers):
     processes, endpoint, start, healthy = containers
     wait_for(lambda: all(healthy(name) for name in processes), 30, "all healthchecks")
-    prompt = {"text": "<bos> <len_2> + 3 * 2 4 <ans>", "max_new_tokens": 1}
+    prompt = {"text": "<bos> + 3 * 2 4 <ans>", "max_new_tokens": 1}
     assert ask(endpoint, {"id": fresh_id(), "generate": prompt}).content["text"].strip() == "4"
 
     # A container that is replaced is taken back.

@@ -1,4 +1,4 @@
-"""The shipped MANO checkpoints, the Python client, and the ten lines that the README shows."""
+"""The shipped checkpoints, the Python client, and the ten lines that the README shows."""
 
 import json
 import subprocess
@@ -9,17 +9,32 @@ import numpy as np
 import pytest
 
 from reference import Reference
-from suite import ROOT, Dealer, Suite, ask, fresh_id, free_port
+from suite import ROOT, SHIPPED, Dealer, Suite, ask, fresh_id, free_port
 
 CLIENT = ROOT / "clients/python"
-NAMES = ("mano-early", "mano-online")
+NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+MANO = ("mano-early", "mano-online")
+
+
+def serve(name, shipped, tmp_path_factory):
+    folder = shipped(name)
+    with Suite(folder, tmp_path_factory.mktemp(name)) as suite:
+        yield suite, json.loads((folder / "expected.json").read_text())
 
 
 @pytest.fixture(scope="module", params=NAMES)
+def served(request, binary, shipped, tmp_path_factory):
+    yield from serve(request.param, shipped, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=MANO)
 def mano(request, binary, shipped, tmp_path_factory):
-    folder = shipped(request.param)
-    with Suite(folder, tmp_path_factory.mktemp("mano")) as suite:
-        yield suite, json.loads((folder / "expected.json").read_text())
+    yield from serve(request.param, shipped, tmp_path_factory)
+
+
+def test_all_the_models_are_there():
+    assert set(MANO) <= set(NAMES)
+    assert all(sum(file.stat().st_size for file in (SHIPPED / name).iterdir()) < 4 << 20 for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,17 +47,19 @@ def test_the_reference_agrees_with_the_shipped_expectations(shipped, name):
         assert np.abs(found.logits - np.array(item["logits"])).max() < 1e-4
 
 
-def test_every_problem_gets_the_expected_answer_and_depths(mano):
-    suite, expected = mano
+def test_every_problem_gets_the_expected_answer_and_depths(served):
+    suite, expected = served
     for item in expected["prompts"]:
-        reply = ask(suite.endpoint, {"id": fresh_id(), "generate": {"text": item["text"], "max_new_tokens": 1}})
+        reply = ask(suite.endpoint, {"id": fresh_id(), "generate": {
+            "text": item["text"], "max_new_tokens": len(item["new_tokens"])}})
         assert reply.content["text"].strip() == item["answer"], item["text"]
+        assert reply.content["tokens"] == item["new_tokens"]
         assert reply.content["prompt_depths"] == item["depths"], item["text"]
-        assert reply.content["depths"] == item["depths"][-1:]
+        assert reply.content["depths"] == item["new_depths"]
 
 
-def test_logits_of_the_shipped_cases_are_within_tolerance(mano):
-    suite, expected = mano
+def test_logits_of_the_shipped_cases_are_within_tolerance(served):
+    suite, expected = served
     with Dealer(suite.endpoint) as client:
         for item in expected["infer"]:
             reply = client.end({"score": {"tokens": item["tokens"], "include": {"logits": True}}})

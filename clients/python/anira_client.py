@@ -1,7 +1,7 @@
 """A client for an ANIRA suite in one file: JSON over a ZeroMQ DEALER socket. Needs pyzmq.
 
     with Anira("tcp://127.0.0.1:5555") as anira:
-        print(anira.generate("<bos> <len_1> + 3 2 <ans>", max_new_tokens=1)["text"])
+        print(anira.generate("<bos> + 3 2 <ans>", max_new_tokens=1)["text"])
 
 One Anira belongs to one thread. Messages of the protocol are plain dicts, as docs/protocol.md describes them.
 """
