@@ -96,11 +96,12 @@ class Model(torch.nn.Module):
         return {name.replace("/", "."): p.grad for name, p in self.named_parameters()}
 
     def layer(self, prefix):
-        """One Llama layer as a function of the states. Weights of one input are joined here, once for all calls."""
+        """One Llama layer as a function of the states. Queries, keys and values come from one product, whose weights
+        are joined here, once for all calls; joining gate and up gained nothing."""
         w = {k: self[f"{prefix}.{k}.weight"] for k in ("input_layernorm", "post_attention_layernorm",
-                                                        "self_attn.o_proj", "mlp.down_proj")}
+                                                        "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+                                                        "mlp.down_proj")}
         qkv = torch.cat([self[f"{prefix}.self_attn.{k}_proj.weight"] for k in "qkv"])
-        gate_up = torch.cat([self[f"{prefix}.mlp.{k}_proj.weight"] for k in ("gate", "up")])
 
         def forward(x):
             B, T, _ = x.shape
@@ -112,7 +113,7 @@ class Model(torch.nn.Module):
                                                    is_causal=True, enable_gqa=self.G != self.A)
             x = x + F.linear(mixed.transpose(1, 2).reshape(B, T, self.H), w["self_attn.o_proj"])
             normed = F.rms_norm(x, (self.H,), w["post_attention_layernorm"], self.eps)
-            gate, up = F.linear(normed, gate_up).chunk(2, -1)
+            gate, up = F.linear(normed, w["mlp.gate_proj"]), F.linear(normed, w["mlp.up_proj"])
             return x + F.linear(F.silu(gate) * up, w["mlp.down_proj"])
         return forward
 
