@@ -61,8 +61,8 @@ class Torch:
 def anira_round(o):
     command = [o.anira, "bench", "train", "--variant", o.variant, "--hidden", o.hidden, "--intermediate",
                o.intermediate, "--heads", o.heads, "--max-depth", o.max_depth, "--batch", o.batch,
-               "--length", o.length, "--micro-batch", o.micro_batch or o.batch, "--threads", o.threads,
-               "--steps", o.steps, *(["--vocab", o.vocab] if o.pass_vocab else []), "--json"]
+               "--length", o.length, "--micro-batch", o.micro_batch, "--threads", o.threads, "--steps", o.steps,
+               "--vocabulary", o.vocab, "--decider-intermediate", o.decider_intermediate, "--json"]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True,
                           env={k: v for k, v in os.environ.items() if not k.startswith("OMP_")},
                           preexec_fn=lambda: os.sched_setaffinity(0, PROCESSORS))
@@ -98,7 +98,7 @@ def run(o):
                                                "share_waited": (waited() - before) / (seconds * o.threads),
                                                "peak_bytes": peak_bytes(), "peak_bytes_after_import": after_import}}
     if o.anira:
-        result["anira"] = summary(anira_rates) | {"micro_batch": o.micro_batch or o.batch,
+        result["anira"] = summary(anira_rates) | {"micro_batch_tokens": o.micro_batch,
                                                   "peak_bytes": max(anira_peaks)}
         result["ratio"] = {"anira_over_torch": statistics.median(ratios), "rounds": ratios}
     return result
@@ -113,10 +113,9 @@ def main():
             ("length", 16, "positions a sequence"), ("decider-intermediate", None, "I of the decider, default H"),
             ("steps", 5, "steps a round"), ("rounds", 3, ""), ("seed", 0, ""),
             ("torch-micro-batch", None, "sequences at a time in PyTorch, default all"),
-            ("micro-batch", None, "sequences at a time in anira, default all")):
+            ("micro-batch", 2048, "tokens a thread of anira has in memory at once")):
         parser.add_argument(f"--{name}", type=int, default=value, help=text)
     parser.add_argument("--anira", metavar="PATH", help="program whose `bench train --json` alternates with PyTorch")
-    parser.add_argument("--pass-vocab", action="store_true", help="give --vocab to anira too")
     o = parser.parse_args()
     o.decider_intermediate = o.decider_intermediate or o.hidden
     print(json.dumps(run(o), indent=2))

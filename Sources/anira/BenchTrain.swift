@@ -9,7 +9,8 @@ struct BenchTrain: ParsableCommand {
         discussion: "Benchmarks/training measures PyTorch on the same shapes.")
     @Option(help: "early or online.") var variant = "online"
     @Option(help: "Hidden size H.") var hidden = 64
-    @Option(help: "Feed-forward size I, of the decider too.") var intermediate = 192
+    @Option(help: "Feed-forward size I.") var intermediate = 192
+    @Option(help: "Hidden size of the decider; default: I.") var deciderIntermediate: Int?
     @Option(help: "Attention heads.") var heads = 4
     @Option(help: "Most core iterations K.") var maxDepth = 6
     @Option(help: "Vocabulary.") var vocabulary = 32
@@ -26,7 +27,9 @@ struct BenchTrain: ParsableCommand {
         }
         guard length > 1, steps > 0 else { throw ValidationError("--length must be above 1, --steps above 0") }
         var c = Preset.small.configuration(.mano, kind)
-        (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (hidden, intermediate, intermediate)
+        (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (
+            hidden, intermediate, deciderIntermediate ?? intermediate
+        )
         (c.heads, c.keyValueHeads, c.maxDepth, c.maxLength) = (heads, heads, maxDepth, max(length, c.maxLength))
         (c.batch, c.microBatch, c.threads, c.depthBias) = (batch, microBatch, threads, 0)
         try c.check()
