@@ -33,7 +33,7 @@ public final class Trainer {
     ///
     /// - Parameters:
     ///   - directory: where checkpoint, state and records go; made if need be.
-    ///   - initial: a checkpoint of the same shape to start from, its decider's bias set anew.
+    ///   - initial: a checkpoint of the same shape to start from, its decider's output set anew.
     public init(
         _ configuration: TrainingConfiguration, directory: String, resume: Bool, initial: Checkpoint? = nil
     ) throws {
@@ -70,7 +70,13 @@ public final class Trainer {
     ) throws -> [Float] {
         let layout = ParameterLayout(model)
         guard let initial else { return Initialization.weights(layout, configuration) }
-        return try layout.adopt(initial, fallback: Initialization.weights(layout, configuration))
+        do {
+            return try layout.adopt(initial, fresh: Initialization.weights(layout, configuration))
+        } catch let error as ModelError {
+            throw TrainingError(
+                "cannot start from \(initial.directory), its shape is not this run's: \(error); "
+                    + "choose the same sizes and task options")
+        }
     }
 
     /// Trains to the last step, or until `shouldStop` says so between two steps; saves either way. Throws when a value
@@ -210,15 +216,11 @@ private final class Drawn: @unchecked Sendable {  // guarded by the lock
 }
 
 extension ParameterLayout {
-    /// The tensors of another checkpoint where name and shape agree, the given weights elsewhere (an early decider takes
-    /// nothing from an online one's output).
-    func adopt(_ checkpoint: Checkpoint, fallback: [Float]) throws -> [Float] {
-        var weights = fallback
-        let theirs = ParameterLayout(checkpoint.configuration)
-        for tensor in tensors {
-            guard tensor.name != "decider.out.bias",
-                theirs.tensors.contains(where: { $0.name == tensor.name && $0.shape == tensor.shape })
-            else { continue }
+    /// The tensors of another checkpoint, but a fresh output of the decider: it starts out at K again, and that of an
+    /// early decider has another shape than an online one's. Throws when any other tensor differs in shape.
+    func adopt(_ checkpoint: Checkpoint, fresh: [Float]) throws -> [Float] {
+        var weights = fresh
+        for tensor in tensors where !tensor.name.hasPrefix("decider.out") {
             weights.replaceSubrange(tensor.range, with: try checkpoint.floats(tensor.name, shape: tensor.shape))
         }
         return weights

@@ -26,7 +26,7 @@ struct TrainRun: ParsableCommand {
     @Option(help: "paper or small.") var preset = "small"
     @Option(help: "Folder of the run.") var out: String
     @Flag(help: "Go on with the run in --out.") var resume = false
-    @Option(help: "Checkpoint of the same shape to start from; its decider's bias is set anew.") var from: String?
+    @Option(help: "Checkpoint of the same shape to start from; its decider's output is set anew.") var from: String?
     @OptionGroup(title: "Settings") var overrides: TrainingOverrides
 
     func run() throws {

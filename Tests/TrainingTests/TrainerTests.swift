@@ -112,6 +112,29 @@ import Testing
         }
     }
 
+    @Test func `a run starts from another checkpoint's weights with a fresh decision`() throws {
+        try withFolder { folder in
+            _ = try train(tinyTraining(.online), in: "\(folder)/online")
+            let online = try Checkpoint(directory: "\(folder)/online")
+            var c = tinyTraining(.early, steps: 1)
+            (c.learningRate, c.finalLearningRate, c.weightDecay) = (1e-9, 0, 0)
+            _ = try Trainer(c, directory: "\(folder)/early", resume: false, initial: online).run(
+                shouldStop: { false }, report: { _ in })
+            let early = try Checkpoint(directory: "\(folder)/early")
+            for name in ["core.layers.0.mlp.up_proj.weight", "embed_tokens.weight", "decider.up.weight"] {
+                let shape = ParameterLayout(early.configuration).tensors.first { $0.name == name }!.shape
+                for (a, b) in zip(try online.floats(name, shape: shape), try early.floats(name, shape: shape)) {
+                    #expect(abs(a - b) < 1e-6)
+                }
+            }
+            #expect(try early.floats("decider.out.bias", shape: [3])[2] > 3.9)
+            c.intermediateSize = 32
+            #expect(throws: TrainingError.self) {
+                try Trainer(c, directory: "\(folder)/other", resume: false, initial: online)
+            }
+        }
+    }
+
     @Test(arguments: ["steps", "learning-rate", "num_attention_heads", "max-length", "threads", "hops"])
     func `a setting that makes no sense is named`(setting: String) throws {
         var c = tinyTraining(.early)
