@@ -34,6 +34,12 @@ PROBLEMS
 say "One of them at fixed depth 1: less thinking, and what it costs (expected: 2)"
 "$anira" generate --endpoint "$endpoint" --max-new-tokens 1 --depth 1 --depths '<bos> * + 3 * 2 4 4 <ans>'
 
+say "Where the compute goes: 150 unseen problems through the services, by number of operators"
+"$anira" eval --endpoint "$endpoint" --task mano --modulus 7 --max-size 3 --rows 50 --no-sweep
+
+say "Another task, DEPO (the k-th successor on a cycle), in one process, by number of hops"
+"$anira" eval --model checkpoints/depo-online --task depo --rows 50 --no-sweep
+
 say "What the workers did"
 sleep 1 # figures come with heartbeats
 "$anira" status --endpoint "$endpoint"

@@ -49,17 +49,16 @@ public enum Preset: String, CaseIterable, Sendable, Codable {
         case .mano:
             (c.taskOptions.modulus, c.taskOptions.maxSize) = (7, 3)
         case .brevo:
-            c.taskOptions.nodes = 10
-            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (128, 384, 128)
-            (c.batch, c.learningRate, c.maxLength) = (128, 1e-3, 128)
+            c.taskOptions.nodes = 8
+            (c.batch, c.steps, c.cooldown) = (128, 7000, 2000)
+            (c.learnUntil, c.learnAtMost, c.lambdaRamp) = (0.97, 4000, 1000)
         case .depo:
-            (c.taskOptions.nodes, c.taskOptions.hops, c.taskOptions.queries) = (10, 4, 4)
-            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (128, 384, 128)
-            (c.batch, c.learningRate) = (128, 1e-3)
+            (c.taskOptions.nodes, c.taskOptions.hops, c.taskOptions.queries) = (8, 4, 4)
+            (c.batch, c.steps, c.cooldown) = (128, 10_500, 3000)
+            (c.learnUntil, c.learnAtMost, c.lambdaRamp) = (0.97, 6500, 2000)
         case .lano:
-            (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (128, 384, 128)
-            (c.batch, c.learningRate, c.maxLength) = (16, 1e-3, 512)
-            (c.steps, c.lambda, c.gamma) = (4000, 0.01, 1)
+            (c.batch, c.maxLength, c.steps, c.cooldown, c.evaluationRows) = (16, 512, 3000, 1000, 32)
+            (c.lambda, c.gamma, c.learnUntil, c.learnAtMost, c.lambdaRamp) = (0.01, 1, 0.9, 1000, 500)
         }
         return c
     }

@@ -1,0 +1,7 @@
+#!/bin/sh
+# DEPO, ANIRA-E, as shipped: the backbone of the online model, a new decider that starts out at K.
+set -e
+cd "$(dirname "$0")/../.."
+exec .build/release/anira train --task depo --variant early --preset small --from checkpoints/depo-online \
+    --steps 4000 --learning-rate 1e-3 --cooldown 1500 --learn-until 0.96 --learn-at-most 1500 --lambda-ramp 1000 \
+    --out "${1:-runs/out/depo-early}"
