@@ -49,19 +49,6 @@ public struct DepthTable: Sendable {
             depth += all.reduce(0, +)
             self.guess += guess * Double(answers)
         }
-
-        fileprivate mutating func add(_ other: Entry) {
-            answers += other.answers
-            right += other.right
-            targets += other.targets
-            rightTargets += other.rightTargets
-            answerDepth += other.answerDepth
-            questionTokens += other.questionTokens
-            questionDepth += other.questionDepth
-            tokens += other.tokens
-            depth += other.depth
-            guess += other.guess
-        }
     }
 
     /// By difficulty: MANO operators, BREVO nodes, DEPO hops, LANO length in bins of 50.
@@ -69,6 +56,8 @@ public struct DepthTable: Sendable {
     /// Depth at every target, and mean depth of the question before it, with the difficulty.
     public private(set) var answerDepths: [(difficulty: Int, depth: Int)] = []
     public private(set) var questionDepths: [(difficulty: Int, depth: Double)] = []
+    /// All rows together, each counted once.
+    public private(set) var total = Entry()
     private let task: any SequenceTask
     /// How often each answer was the right one, by difficulty.
     private var answerCounts: [Int: [[Int32]: Int]] = [:]
@@ -89,10 +78,15 @@ public struct DepthTable: Sendable {
             answerDepths.append((difficulty, depths[target - 1]))
             questionDepths.append((difficulty, questionMean))
         }
+        // A whole answer counts as one where the task has one answer a row.
+        let whole = task.name == .brevo || task.name == .mano
+        total.add(
+            answers: whole ? 1 : targets.count,
+            right: whole ? (score.isExact ? 1 : 0) : score.correct.count { $0 }, targets: score.correct,
+            answerDepths: targets.map { depths[$0 - 1] }, question: question, all: depths, guess: guess)
         for difficulty in Set(row.difficulty).sorted() {
             let here = row.difficulty.indices.filter { row.difficulty[$0] == difficulty }
             let correct = here.map { score.correct[$0] }
-            let whole = task.name == .brevo
             let label = task.name == .lano ? difficulty / 50 * 50 : difficulty
             entries[label, default: Entry()].add(
                 answers: whole ? 1 : here.count, right: whole ? (score.isExact ? 1 : 0) : correct.count { $0 },
@@ -104,11 +98,6 @@ public struct DepthTable: Sendable {
                 for index in here { answerCounts[label, default: [:]][[row.answer[index]], default: 0] += 1 }
             }
         }
-    }
-
-    /// All difficulties together.
-    public var total: Entry {
-        entries.keys.sorted().reduce(into: Entry()) { $0.add(entries[$1]!) }
     }
 
     /// Share of the commonest answer of a difficulty: what always giving it would reach.

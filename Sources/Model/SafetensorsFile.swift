@@ -135,6 +135,12 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         }
     }
 
+    /// The tensor's values as float32, whether it holds floats or integers: a mask. Errors as for `floats`.
+    public func numbers(_ name: String, shape: [Int]) throws -> [Float] {
+        if let found = entries[name], !found.type.isFloat { return try integers(name, shape: shape).map(Float.init) }
+        return try floats(name, shape: shape)
+    }
+
     /// The tensor's values as float32. Errors name the tensor, the expected and the found shape.
     public func floats(_ name: String, shape: [Int]) throws -> [Float] {
         let entry = try entry(name, shape: shape, float: true)

@@ -22,7 +22,8 @@ public struct DepthPrior: Sendable {
     public init(gamma: Float, form: Form, maxDepth: Int) {
         let rate = form == .ratio ? log(Double(gamma)) : Double(gamma)
         let logs = (1...maxDepth).map { -rate * Double($0) }
-        let logZ = log(logs.reduce(0) { $0 + exp($1) })
+        let most = logs.max() ?? 0
+        let logZ = most + log(logs.reduce(0) { $0 + exp($1 - most) })
         logProbabilities = logs.map { Float($0 - logZ) }
     }
 

@@ -41,7 +41,7 @@ struct LayerPass {
 
     /// Floats of scratch that forward and backward need at most, for R rows whose longest sequence has T positions.
     static func scratchFloats(_ c: ModelConfiguration, rows: Int, longest: Int) -> Int {
-        rows * (14 * c.hiddenSize + 6 * c.keyValueSize + 4 * c.intermediateSize + c.numAttentionHeads + 16)
+        rows * (14 * c.hiddenSize + 6 * c.keyValueSize + 6 * c.intermediateSize + c.numAttentionHeads + 16)
             + anira_sequence_scratch(Int32(longest), Int32(longest), Int32(c.headSize)) + 4096
     }
 

@@ -49,10 +49,11 @@ struct MetricsLog {
     func truncate(after step: Int) throws {
         guard FileManager.default.fileExists(atPath: path) else { return }
         let lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n")
+        struct Step: Decodable { let step: Int }
         let decoder = JSONDecoder()
         let kept = try lines.filter { line in
             do {
-                return try decoder.decode(MetricsRecord.self, from: Data(line.utf8)).step <= step
+                return try decoder.decode(Step.self, from: Data(line.utf8)).step <= step
             } catch is DecodingError {
                 return false  // the line that a kill cut short
             }
@@ -65,10 +66,13 @@ struct MetricsLog {
         encoder.outputFormatting = [.sortedKeys]
         var line = try encoder.encode(record)
         line.append(0x0A)
-        if !FileManager.default.fileExists(atPath: path) { try AtomicFile.write(Data(), to: path) }
-        guard let handle = FileHandle(forWritingAtPath: path) else { throw TrainingError("cannot write \(path)") }
-        defer { handle.closeFile() }
-        try handle.seekToEnd()
-        try handle.write(contentsOf: line)
+        let descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o644)
+        defer { if descriptor >= 0 { close(descriptor) } }
+        let count = line.withUnsafeBytes { descriptor < 0 ? -1 : write(descriptor, $0.baseAddress!, $0.count) }
+        guard count == line.count else {
+            throw TrainingError(
+                "cannot write \(path): \(String(cString: strerror(errno))); the last saved state is in place, "
+                    + "go on from it with --resume")
+        }
     }
 }

@@ -10,7 +10,7 @@ struct Schedule: Sendable {
     init(_ configuration: TrainingConfiguration, accuracy: Double = 0, learnedAt: Int? = nil) {
         self.configuration = configuration
         self.accuracy = accuracy
-        self.learnedAt = learnedAt
+        self.learnedAt = learnedAt ?? (configuration.learnAtMost == 0 ? 0 : nil)
     }
 
     /// Learning rate of a step, counted from 1.

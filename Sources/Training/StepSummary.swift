@@ -6,6 +6,7 @@ struct StepSummary {
     let crossEntropy, divergence, accuracy, meanDepth: Double
     let loss: Double
     let tokens: Int
+    let lambda: Float
 
     init(_ sequences: [Batch], _ results: [PassResult], _ objective: Objective) {
         var (crossEntropy, divergence, right, depth, tokens) = (0.0, 0.0, 0, 0, 0)
@@ -23,6 +24,7 @@ struct StepSummary {
         accuracy = Double(right) / Double(max(objective.answers, 1))
         meanDepth = Double(depth) / Double(max(tokens, 1))
         self.tokens = tokens
+        lambda = objective.lambda
     }
 }
 
@@ -36,6 +38,7 @@ struct Sums {
     private var meanDepth = 0.0
     private var norm = 0.0
     private var tokens = 0
+    private var lambda: Float = 0
     private let start = Date()
 
     mutating func add(_ step: StepSummary, norm found: Double) {
@@ -47,9 +50,10 @@ struct Sums {
         meanDepth += step.meanDepth
         norm += found
         tokens += step.tokens
+        lambda = step.lambda
     }
 
-    func record(_ step: Int, lambda: Float, rate: Float) -> MetricsRecord {
+    func record(_ step: Int, rate: Float) -> MetricsRecord {
         let count = Double(max(steps, 1))
         return MetricsRecord(
             step: step, crossEntropy: crossEntropy / count, divergence: divergence / count, loss: loss / count,

@@ -28,6 +28,7 @@ public final class Trainer {
     private let directory: String
     private let log: MetricsLog
     private let validation: [Row]
+    private let lock: FolderLock
 
     /// A new run, or with `resume` the one in `directory`.
     ///
@@ -38,9 +39,11 @@ public final class Trainer {
         _ configuration: TrainingConfiguration, directory: String, resume: Bool, initial: Checkpoint? = nil
     ) throws {
         try configuration.check()
+        task = try makeTask(configuration.task, options: configuration.taskOptions)
+        var configuration = configuration
+        configuration.taskOptions = task.options
         self.configuration = configuration
         self.directory = directory
-        task = try makeTask(configuration.task, options: configuration.taskOptions)
         rows = Dataset(task: task, split: .train, seed: configuration.seed)
         let model = try configuration.model(vocabulary: task.vocabulary.count)
         let weights = try Self.initialWeights(model, configuration, initial)
@@ -56,19 +59,28 @@ public final class Trainer {
             try validationRows.row(at: UInt64(index), size: nil)
         }
         schedule = Schedule(configuration)
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        lock = try FolderLock(directory)
         if resume {
             let state = try TrainingState.load(lanes, optimizer, from: directory)
             step = state.step
             schedule = Schedule(configuration, accuracy: state.accuracy, learnedAt: state.learnedAt)
         }
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         try log.truncate(after: step)
+        if !resume { try save() }
     }
 
     private static func initialWeights(
         _ model: ModelConfiguration, _ configuration: TrainingConfiguration, _ initial: Checkpoint?
     ) throws -> [Float] {
         let layout = ParameterLayout(model)
+        if let other = initial?.configuration,
+            (other.numAttentionHeads, other.numKeyValueHeads) != (model.numAttentionHeads, model.numKeyValueHeads)
+        {
+            throw TrainingError(
+                "cannot start from a model of \(other.numAttentionHeads) heads and \(other.numKeyValueHeads) KV heads; "
+                    + "this run has \(model.numAttentionHeads) and \(model.numKeyValueHeads)")
+        }
         guard let initial else { return Initialization.weights(layout, configuration) }
         do {
             return try layout.adopt(initial, fresh: Initialization.weights(layout, configuration))
@@ -91,7 +103,7 @@ public final class Trainer {
             try takeStep(&sums)
             let evaluates = step % configuration.evaluateEvery == 0 || step == configuration.steps
             if evaluates || step % configuration.recordEvery == 0 {
-                var record = sums.record(step, lambda: schedule.lambda(step), rate: schedule.learningRate(step))
+                var record = sums.record(step, rate: schedule.learningRate(step))
                 if evaluates { record.validation = evaluate() }
                 try log.append(record)
                 report(Progress(record: record, steps: configuration.steps, saving: schedule.learnedAt != nil))
@@ -185,12 +197,35 @@ public final class Trainer {
 
     /// State first, so that a kill between the two files leaves one to go on from; then the servable checkpoint.
     private func save() throws {
+        guard (0..<lanes.layout.count).allSatisfy({ lanes.weights[$0].isFinite }) else {
+            throw TrainingError(
+                "step \(step): a weight is not a finite number; the last good state is in \(directory); "
+                    + "go on from it with --resume and a lower --learning-rate")
+        }
         let state = TrainingState(step: step, accuracy: schedule.accuracy, learnedAt: schedule.learnedAt)
         try TrainingState.save(state, lanes, optimizer, in: directory)
         try CheckpointWriter.write(
             lanes.layout.configuration, tensors: lanes.layout.tensors(of: lanes.weights),
             vocabulary: task.vocabulary, to: directory)
     }
+}
+
+/// Keeps a second trainer out of a run's folder as long as it lives.
+private final class FolderLock {
+    private let descriptor: Int32
+
+    init(_ directory: String) throws {
+        descriptor = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else {
+            throw TrainingError("cannot open \(directory): \(String(cString: strerror(errno)))")
+        }
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+            close(descriptor)
+            throw TrainingError("another process trains in \(directory); wait for it or choose another --out")
+        }
+    }
+
+    deinit { close(descriptor) }
 }
 
 /// The rows of a step as the threads draw them.

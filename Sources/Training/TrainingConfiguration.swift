@@ -1,3 +1,4 @@
+import Foundation
 import Model
 import Tasks
 
@@ -61,6 +62,8 @@ public struct TrainingConfiguration: Codable, Sendable, Equatable {
     // The run.
     public var seed: UInt64 = 1
     public var threads = 2
+    /// Checkpoint folder the run started from; nil: from random weights.
+    public var startedFrom: String?
     /// Steps from one record, evaluation or saved state to the next.
     public var recordEvery = 50
     public var evaluateEvery: Int
@@ -82,13 +85,15 @@ public struct TrainingConfiguration: Codable, Sendable, Equatable {
 
     /// Throws an error that names the first field that makes no sense.
     public func check() throws {
-        let positive: [(String, Int)] = [
-            ("steps", steps), ("batch", batch), ("micro-batch", microBatch), ("threads", threads),
-            ("record-every", recordEvery), ("evaluate-every", evaluateEvery), ("save-every", saveEvery),
-            ("evaluation-rows", evaluationRows), ("max-length", maxLength),
+        let most = 1_000_000_000
+        let positive: [(String, Int, Int)] = [
+            ("steps", steps, most), ("batch", batch, 1_000_000), ("micro-batch", microBatch, 10_000_000),
+            ("threads", threads, 64), ("record-every", recordEvery, most), ("evaluate-every", evaluateEvery, most),
+            ("save-every", saveEvery, most), ("evaluation-rows", evaluationRows, 10_000_000),
+            ("max-length", maxLength, 1 << 22),
         ]
-        for (name, value) in positive where value < 1 {
-            throw TrainingError("\(name) is \(value); it must be at least 1")
+        for (name, value, most) in positive where !(1...most).contains(value) {
+            throw TrainingError("\(name) is \(value); it must be 1…\(most)")
         }
         let notNegative: [(String, Int)] = [
             ("warmup", warmup), ("cooldown", cooldown), ("learn-at-most", learnAtMost), ("lambda-ramp", lambdaRamp),
@@ -101,11 +106,12 @@ public struct TrainingConfiguration: Codable, Sendable, Equatable {
             ("weight-decay", weightDecay, 0...1), ("beta1", beta1, 0...0.99999), ("beta2", beta2, 0...0.99999),
             ("clip", clip, 1e-6...1e6), ("lambda", lambda, 0...1e4), ("gamma", gamma, 1e-3...1e3),
             ("temperature", temperature, 1e-3...1e3), ("depth-bias", depthBias, -50...50),
+            ("epsilon", epsilon, 1e-12...1),
+            ("learn-until", Float(learnUntil), 0...1),
         ]
         for (name, value, range) in numbers where !range.contains(value) {
             throw TrainingError("\(name) is \(value); it must be \(range.lowerBound)…\(range.upperBound)")
         }
-        guard threads <= 64 else { throw TrainingError("threads is \(threads); it must be 1…64") }
         let task = try makeTask(self.task, options: taskOptions)
         guard task.longestRow <= maxLength else {
             throw TrainingError(
@@ -113,5 +119,32 @@ public struct TrainingConfiguration: Codable, Sendable, Equatable {
                     + "raise it or choose smaller sizes")
         }
         _ = try model(vocabulary: task.vocabulary.count)
+    }
+}
+
+extension TrainingConfiguration {
+    /// The configuration of the run in a folder. Errors name the file.
+    public init(folder: String) throws {
+        let path = "\(folder)/training.json"
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw TrainingError("\(folder) holds no run to resume (no training.json); leave out --resume to start one")
+        }
+        do {
+            self = try JSONDecoder().decode(TrainingConfiguration.self, from: data)
+        } catch {
+            throw TrainingError("\(path) is damaged or of another version: \(error)")
+        }
+    }
+
+    /// Whether model and task are the same: what a run may not change when it goes on.
+    public func hasSameModel(as other: TrainingConfiguration) -> Bool {
+        guard (task, taskOptions, variant) == (other.task, other.taskOptions, other.variant) else { return false }
+        func shape(_ c: TrainingConfiguration) -> [Int] {
+            [
+                c.hiddenSize, c.intermediateSize, c.heads, c.keyValueHeads, c.preludeLayers, c.coreLayers, c.codaLayers,
+                c.maxDepth, c.deciderIntermediateSize, c.maxLength, c.tieEmbeddings ? 1 : 0,
+            ]
+        }
+        return shape(self) == shape(other)
     }
 }

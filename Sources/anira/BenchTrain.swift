@@ -25,7 +25,9 @@ struct BenchTrain: ParsableCommand {
         guard let kind = ModelConfiguration.DeciderKind(rawValue: variant) else {
             throw ValidationError("--variant must be early or online")
         }
-        guard length > 1, steps > 0 else { throw ValidationError("--length must be above 1, --steps above 0") }
+        guard (2...1 << 20).contains(length), (1...1_000_000).contains(steps), (1...1 << 24).contains(vocabulary) else {
+            throw ValidationError("--length must be 2…1048576, --steps 1…1000000, --vocabulary 1…16777216")
+        }
         var c = Preset.small.configuration(.mano, kind)
         (c.hiddenSize, c.intermediateSize, c.deciderIntermediateSize) = (
             hidden, intermediate, deciderIntermediate ?? intermediate

@@ -35,7 +35,8 @@ struct Eval: ParsableCommand {
 
     func validate() throws {
         guard (model == nil) != (endpoint == nil) else { throw ValidationError("give --model DIR or --endpoint E") }
-        guard rows > 0 else { throw ValidationError("--rows must be at least 1") }
+        guard (1...10_000_000).contains(rows) else { throw ValidationError("--rows must be 1…10000000") }
+        guard timeout > 0, timeout <= 1e6 else { throw ValidationError("--timeout must be above 0, at most 1000000") }
         guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {
             throw ValidationError("--thresholds must be 0…1, such as 0.3,0.5")
         }
@@ -45,7 +46,7 @@ struct Eval: ParsableCommand {
         let task = try makeTask(name: task, options: try options())
         let runner = try RequestRunner(model: model, endpoint: endpoint, timeout: timeout)
         let found = try runner.model()
-        guard Int(found.vocabSize) >= task.vocabulary.count, try sameWords(task) else {
+        guard found.maxDepth > 0, Int(found.vocabSize) >= task.vocabulary.count, try sameWords(task) else {
             throw TrainingError(
                 "the model's vocabulary of \(found.vocabSize) is not that of \(task.name.rawValue) with these options "
                     + "(\(task.vocabulary.count) words); give the options it was trained with")
@@ -83,8 +84,7 @@ struct Eval: ParsableCommand {
     private func options() throws -> TaskOptions {
         var options = TaskOptions()
         if let model, FileManager.default.fileExists(atPath: "\(model)/training.json") {
-            let data = try Data(contentsOf: URL(fileURLWithPath: "\(model)/training.json"))
-            let stored = try JSONDecoder().decode(TrainingConfiguration.self, from: data)
+            let stored = try TrainingConfiguration(folder: model)
             if stored.task.rawValue == task { options = stored.taskOptions }
         }
         taskOptions.apply(to: &options)
@@ -99,9 +99,13 @@ struct Eval: ParsableCommand {
 
     private func draw(_ task: any SequenceTask) throws -> [Row] {
         let dataset = Dataset(task: task, split: split, seed: seed)
-        guard task.choosableSizes != nil else { return try (0..<rows).map { try dataset.row(at: UInt64($0)) } }
+        guard task.choosableSizes != nil else {
+            guard sizes == nil else { throw ValidationError("--sizes: \(task.name.rawValue) draws its sizes itself") }
+            return try (0..<rows).map { try dataset.row(at: UInt64($0)) }
+        }
         let all = Array(task.trainingSizes)
         let chosen = try sizes.map { try integers($0, "--sizes").map(Int.init) }
+        guard chosen?.isEmpty != true else { throw ValidationError("--sizes is empty; give e.g. 1,2,3") }
         let wanted = chosen ?? (task.name == .depo ? [task.trainingSizes.upperBound] : all)
         return try wanted.flatMap { size in try (0..<rows).map { try dataset.row(at: UInt64($0), size: size) } }
     }
@@ -124,11 +128,17 @@ private struct TaskPasses {
                 $0.score.include.logits = true
             }
         }
+        var found = [(predictions: [Int32], depths: [Int])](repeating: ([], []), count: rows.count)
         try runner.run(requests) { index, reply, tensors in
             let scored = reply.scored
             let logits = try Self.logits(scored, tensors, tokens: rows[index].tokens.count)
-            let predictions = rows[index].targets.map { logits.argmax(row: $0 - 1) }
-            table.add(rows[index], predictions: predictions, depths: scored.depths.map(Int.init))
+            found[index] = (
+                rows[index].targets.map { logits.argmax(row: $0 - 1) }, scored.depths.map(Int.init)
+            )
+        }
+        // In the order of the rows, whatever order the replies came in: sums are then the same to the last bit.
+        for (row, found) in zip(rows, found) {
+            table.add(row, predictions: found.predictions, depths: found.depths)
         }
         show.passed()
         return table

@@ -23,7 +23,7 @@ struct TrainRun: ParsableCommand {
             """)
     @Option(help: "mano, brevo, depo or lano.") var task: String?
     @Option(help: "early (ANIRA-E) or online (ANIRA-O).") var variant: String?
-    @Option(help: "paper or small.") var preset = "small"
+    @Option(help: "paper or small (the default).") var preset: String?
     @Option(help: "Folder of the run.") var out: String
     @Flag(help: "Go on with the run in --out.") var resume = false
     @Option(help: "Checkpoint of the same shape to start from; its decider's output is set anew.") var from: String?
@@ -33,13 +33,13 @@ struct TrainRun: ParsableCommand {
         let resolved = try resolve()
         let initial = try from.map { try Checkpoint(directory: $0) }
         let trainer = try Trainer(resolved, directory: out, resume: resume, initial: initial)
-        try store(resolved)
+        try store(trainer.configuration)
         let stop = StopRequest()
         let signals = StopSignals(supervised: false) { stop.raise() }
         defer { signals.cancel() }
         let line = ProgressLine()
+        defer { line.end() }
         let ending = try trainer.run(shouldStop: { stop.isRaised }, report: { line.show($0) })
-        line.end()
         switch ending {
         case .finished: print("finished: serve it with  anira up --model \(out)")
         case .stopped(let step):
@@ -48,19 +48,12 @@ struct TrainRun: ParsableCommand {
     }
 
     private func resolve() throws -> TrainingConfiguration {
-        let stored = "\(out)/training.json"
-        let exists = FileManager.default.fileExists(atPath: stored)
-        if resume {
-            guard exists else {
-                throw ValidationError("\(out) holds no run to resume; leave out --resume to start one")
-            }
-            var configuration = try JSONDecoder().decode(
-                TrainingConfiguration.self, from: Data(contentsOf: URL(fileURLWithPath: stored)))
-            try overrides.apply(to: &configuration)
-            return configuration
-        }
-        guard !exists else {
-            throw TrainingError("\(out) already holds a run; add --resume to go on with it, or choose another --out")
+        let files = ["training.json", "state.safetensors", "model.safetensors", "config.json", "metrics.jsonl"]
+        if resume { return try resumed() }
+        if let found = files.first(where: { FileManager.default.fileExists(atPath: "\(out)/\($0)") }) {
+            throw TrainingError(
+                "\(out) already holds a run or model (\(found)); add --resume to go on with a run, "
+                    + "or choose another --out")
         }
         guard let task, let name = TaskName(rawValue: task) else {
             throw ValidationError("--task must be one of \(TaskName.allCases.map(\.rawValue).joined(separator: ", "))")
@@ -68,9 +61,27 @@ struct TrainRun: ParsableCommand {
         guard let variant, let kind = ModelConfiguration.DeciderKind(rawValue: variant) else {
             throw ValidationError("--variant must be early or online")
         }
-        guard let preset = Preset(rawValue: preset) else { throw ValidationError("--preset must be paper or small") }
+        guard let preset = Preset(rawValue: preset ?? "small") else {
+            throw ValidationError("--preset must be paper or small")
+        }
         var configuration = preset.configuration(name, kind)
         try overrides.apply(to: &configuration)
+        configuration.startedFrom = from
+        return configuration
+    }
+
+    /// The stored configuration with the settings given now, which may not change the model or its task.
+    private func resumed() throws -> TrainingConfiguration {
+        guard task == nil, variant == nil, preset == nil, from == nil else {
+            throw ValidationError(
+                "--task, --variant, --preset and --from belong to a new run; leave them out to resume")
+        }
+        let stored = try TrainingConfiguration(folder: out)
+        var configuration = stored
+        try overrides.apply(to: &configuration)
+        guard configuration.hasSameModel(as: stored) else {
+            throw ValidationError("a run cannot change its model or task options when it goes on; start another --out")
+        }
         return configuration
     }
 
@@ -93,7 +104,7 @@ private final class StopRequest: @unchecked Sendable {  // guarded by the lock
 /// One line that is drawn over on a terminal, a line for every evaluation elsewhere.
 private final class ProgressLine {
     private let isTerminal = isatty(STDERR_FILENO) != 0
-    private let start = Date()
+    private var start = Date()
     private var firstStep: Int?
     private var validation = ""
 
@@ -112,7 +123,7 @@ private final class ProgressLine {
         }
     }
 
-    func end() { if isTerminal { write("\n") } }
+    func end() { if isTerminal, firstStep != nil { write("\n") } }
 
     private func write(_ text: String) { FileHandle.standardError.write(Data(text.utf8)) }
 
@@ -120,6 +131,7 @@ private final class ProgressLine {
         let step = progress.record.step
         guard let firstStep else {
             firstStep = step
+            start = Date()
             return ""
         }
         let seconds = Date().timeIntervalSince(start) / Double(max(step - firstStep, 1)) * Double(progress.steps - step)

@@ -38,7 +38,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(binary, tmp_path, varia
     train(straight, "--steps", 200, variant=variant)
     words = ["train", "--task", "mano", "--variant", variant, "--out", killed, *TINY, "--steps", "200"]
     process = subprocess.Popen([BINARY, *map(str, words)], stderr=subprocess.DEVNULL)
-    wait_for(lambda: (killed / "state.safetensors").exists() or process.poll() is not None, 30, "a saved state")
+    record = killed / "metrics.jsonl"
+    wait_for(lambda: record.exists() and record.read_text().count("\n") > 4, 30, "50 steps")
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     anira("train", "--resume", "--out", killed)
@@ -100,6 +101,55 @@ def test_a_folder_with_a_run_is_not_overwritten(binary, tmp_path):
     before = content(tmp_path / "run")
     done = anira("train", "--task", "mano", "--variant", "online", "--out", tmp_path / "run", check=False)
     assert done.returncode == 1 and "--resume" in done.stderr and content(tmp_path / "run") == before
+
+
+def test_a_model_is_not_overwritten_either(binary, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    done = anira("train", "--task", "mano", "--variant", "online", "--out", tmp_path, check=False)
+    assert done.returncode == 1 and "model.safetensors" in done.stderr
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("words", [["--heads", "4"], ["--modulus", "5"], ["--task", "brevo"], ["--preset", "paper"]])
+def test_going_on_cannot_change_the_model(binary, tmp_path, words):
+    train(tmp_path / "run", "--steps", 20)
+    before = content(tmp_path / "run")
+    done = anira("train", "--resume", "--out", tmp_path / "run", *words, check=False)
+    assert done.returncode == 64 and content(tmp_path / "run") == before
+
+
+def test_two_trainers_do_not_share_a_folder(binary, tmp_path):
+    train(tmp_path / "run", "--steps", 20)
+    words = ["train", "--resume", "--out", tmp_path / "run", "--steps", "1000000"]
+    process = subprocess.Popen([BINARY, *map(str, words)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    record = tmp_path / "run/metrics.jsonl"
+    wait_for(lambda: record.read_text().count("\n") > 4, 30, "records")
+    second = anira("train", "--resume", "--out", tmp_path / "run", check=False)
+    process.kill()
+    process.wait(30)
+    assert second.returncode == 1 and "another process" in second.stderr
+
+
+def test_a_run_killed_before_its_first_save_can_go_on(binary, tmp_path):
+    words = ["train", "--task", "mano", "--variant", "online", "--out", tmp_path / "run", *TINY, "--save-every",
+             "1000000", "--steps", "100000"]
+    process = subprocess.Popen([BINARY, *map(str, words)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for((tmp_path / "run/metrics.jsonl").exists, 30, "a record")
+    process.kill()
+    process.wait(30)
+    anira("train", "--resume", "--out", tmp_path / "run", "--steps", 20)
+
+
+@pytest.mark.parametrize("words", [["--batch", str(2**63 - 1)], ["--micro-batch", str(10**18)], ["--epsilon", "0"],
+                                   ["--evaluation-rows", str(2**62)], ["--learn-until", "nan"]])
+def test_a_setting_beyond_all_bounds_is_refused(binary, tmp_path, words):
+    done = anira("train", "--task", "mano", "--variant", "early", "--out", tmp_path / "run", *words, check=False)
+    assert done.returncode == 1 and words[0][2:] in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_wide_feed_forward_layer_has_room(binary):
+    anira("bench", "train", "--variant", "early", "--hidden", 16, "--intermediate", 1024, "--decider-intermediate", 16,
+          "--micro-batch", 4096, "--batch", 256, "--threads", 1, "--steps", 1)
 
 
 # --- verify ----------------------------------------------------------------------------------------------------
