@@ -8,7 +8,7 @@ public func buildCoda(
     _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger
 ) throws -> WorkerService {
     let part = try Coda(checkpoint)
-    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) { store, post in
-        CodaStage(part, store: store, maxRows: configuration.maxRows, post: post)
+    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) {
+        CodaStage(part, store: $0, maxRows: configuration.maxRows, post: $1, handOver: $2)
     }
 }

@@ -10,7 +10,7 @@ import Worker
 public final class CodaStage: Stage {
     private let coda: Coda
     public let store: KVStore
-    private let post: OutcomeSink
+    private var departures: Departures
     private let admission: Admission
     private var queue: BatchQueue
     private let h: UnsafeMutablePointer<Float>  // [maxRows, H]
@@ -18,11 +18,14 @@ public final class CodaStage: Stage {
     public private(set) var figures = StageFigures()
     public var pending: Int { queue.count }
 
-    public init(_ coda: Coda, store: KVStore, maxRows: Int, post: @escaping OutcomeSink) {
+    /// maxRows: most rows of one matrix; a single larger item still runs alone, up to the model's positions.
+    public init(
+        _ coda: Coda, store: KVStore, maxRows: Int, post: @escaping OutcomeSink, handOver: @escaping HandOver
+    ) {
         let c = coda.configuration
         self.coda = coda
         self.store = store
-        self.post = post
+        departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
         queue = BatchQueue(store: store, admission: admission, maxRows: maxRows)
         let rows = max(maxRows, c.maxPositionEmbeddings)
@@ -45,7 +48,7 @@ public final class CodaStage: Stage {
         queue.append(work)
     }
 
-    public func cancel(request: UInt64) { queue.cancel(request: request) }
+    public func cancel(request: UInt64, through attempt: UInt32) { queue.cancel(request: request, through: attempt) }
 
     public func release(session: UInt64, drop: Bool) {
         if drop { store.drop(session: session) { _ in } } else { store.release(session: session) }
@@ -68,6 +71,7 @@ public final class CodaStage: Stage {
             finish(item, logits.map { $0 + offset * coda.configuration.vocabSize })
             offset += wantedRows(item).count
         }
+        departures.leave()
         store.flush()
         figures.steps += 1
         figures.rows += rows
@@ -117,7 +121,7 @@ public final class CodaStage: Stage {
             outcome.coda.logits = work.logits
             if work.logits { tensor = Frame(floats: UnsafeBufferPointer(start: logits, count: item.count * size)) }
         }
-        Admission.commit(item, Outcome(outcome, tensor: tensor), store: store, post: post)
+        departures.add(item, Outcome(outcome, tensor: tensor))
     }
 }
 

@@ -8,7 +8,7 @@ public func buildDecider(
     _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger
 ) throws -> WorkerService {
     let part = try Prelude(checkpoint)
-    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) { store, post in
-        DeciderStage(part, store: store, maxRows: configuration.maxRows, post: post)
+    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) {
+        DeciderStage(part, store: $0, maxRows: configuration.maxRows, post: $1, handOver: $2)
     }
 }

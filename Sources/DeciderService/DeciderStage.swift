@@ -9,7 +9,7 @@ import Worker
 public final class DeciderStage: Stage {
     private let prelude: Prelude
     public let store: KVStore
-    private let post: OutcomeSink
+    private var departures: Departures
     private let admission: Admission
     private var queue: BatchQueue
     private let h: UnsafeMutablePointer<Float>  // [maxRows, H]
@@ -18,11 +18,13 @@ public final class DeciderStage: Stage {
     public var pending: Int { queue.count }
 
     /// maxRows: most rows of one matrix; a single larger item still runs alone, up to the model's positions.
-    public init(_ prelude: Prelude, store: KVStore, maxRows: Int, post: @escaping OutcomeSink) {
+    public init(
+        _ prelude: Prelude, store: KVStore, maxRows: Int, post: @escaping OutcomeSink, handOver: @escaping HandOver
+    ) {
         let c = prelude.configuration
         self.prelude = prelude
         self.store = store
-        self.post = post
+        departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: 0, post: post)
         queue = BatchQueue(store: store, admission: admission, maxRows: maxRows)
         capacity = max(maxRows, c.maxPositionEmbeddings) * c.hiddenSize
@@ -45,7 +47,7 @@ public final class DeciderStage: Stage {
         queue.append(work)
     }
 
-    public func cancel(request: UInt64) { queue.cancel(request: request) }
+    public func cancel(request: UInt64, through attempt: UInt32) { queue.cancel(request: request, through: attempt) }
 
     public func release(session: UInt64, drop: Bool) {
         if drop { store.drop(session: session) { _ in } } else { store.release(session: session) }
@@ -69,6 +71,7 @@ public final class DeciderStage: Stage {
             finish(item, h + row * width)
             row += item.count
         }
+        departures.leave()
         store.flush()
         figures.steps += 1
         figures.rows += rows
@@ -94,6 +97,14 @@ public final class DeciderStage: Stage {
             if work.depth.distributions { outcome.decider.distributions = Array(p) }
         }
         let tensor = Frame(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
-        Admission.commit(item, Outcome(outcome, tensor: tensor), store: store, post: post)
+        departures.add(
+            item, Outcome(outcome, tensor: tensor), to: item.work.item.onward.core,
+            as: .core(
+                .with {
+                    $0.depths = outcome.decider.depths
+                    $0.depth = work.depth
+                    // Reported here already, unless the core decides.
+                    $0.depth.distributions = work.depth.distributions && outcome.decider.depths.isEmpty
+                }))
     }
 }

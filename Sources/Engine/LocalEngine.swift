@@ -37,11 +37,17 @@ public final class LocalEngine {
             return try KVStore(worker.store(checkpoint))
         }
         func sink(_ stage: StageKind) -> OutcomeSink { { inbox.outcomes[stage.index].append($0) } }
+        // Everything goes by way of the state machine: here that is a function call.
+        let noPeers: HandOver = { _, _ in false }
         stages = [
             DeciderStage(
-                try Prelude(checkpoint), store: try store(.decider), maxRows: maxRows, post: sink(.decider)),
-            CoreStage(try RecurrentCore(checkpoint), store: try store(.core), maxRows: maxRows, post: sink(.core)),
-            CodaStage(try Coda(checkpoint), store: try store(.coda), maxRows: maxRows, post: sink(.coda)),
+                try Prelude(checkpoint), store: try store(.decider), maxRows: maxRows, post: sink(.decider),
+                handOver: noPeers),
+            CoreStage(
+                try RecurrentCore(checkpoint), store: try store(.core), maxRows: maxRows, post: sink(.core),
+                handOver: noPeers),
+            CodaStage(
+                try Coda(checkpoint), store: try store(.coda), maxRows: maxRows, post: sink(.coda), handOver: noPeers),
         ]
         for kind in StageKind.allCases {
             let ready = Anira_Worker_V1_Ready.with {
@@ -98,7 +104,8 @@ public final class LocalEngine {
             switch action {
             case .reply(let reply, let tensors, _): replies[reply.id, default: []].append((reply, tensors))
             case .work(let items, let address): for item in items { stage(address).admit(item) }
-            case .cancel(let request, let address): stage(address).cancel(request: request)
+            case .cancel(let request, let attempt, let address):
+                stage(address).cancel(request: request, through: attempt)
             case .release(let session, let drop, let address): stage(address).release(session: session, drop: drop)
             case .readyAck, .refuse, .heartbeat, .remember, .forget, .keep, .forgetResults, .reserve, .log: break
             }

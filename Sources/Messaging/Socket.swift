@@ -1,4 +1,5 @@
 import CZeroMQ
+import Foundation
 
 /// A ZeroMQ context: one per process (tests make their own). Whoever makes it terminates it.
 public final class Context: @unchecked Sendable {  // libzmq contexts are thread safe
@@ -36,20 +37,38 @@ public struct SocketOptions: Sendable {
     public init() {}
 }
 
+/// Removes the file of an `ipc` endpoint that was bound: libzmq leaves it.
+public func removeSocketFile(of endpoint: String) {
+    guard endpoint.hasPrefix("ipc://") else { return }
+    let path = String(endpoint.dropFirst(6))
+    if unlink(path) != 0, errno != ENOENT { perror(path) }
+}
+
 /// A ZeroMQ socket. Owned by one thread from init to deinit, which closes it.
 public struct Socket: ~Copyable {
-    public enum Kind: Sendable { case router, dealer }
+    public enum Kind: Sendable {
+        case router, dealer, push, pull
+
+        var type: Int32 {
+            switch self {
+            case .router: ZMQ_ROUTER
+            case .dealer: ZMQ_DEALER
+            case .push: ZMQ_PUSH
+            case .pull: ZMQ_PULL
+            }
+        }
+    }
 
     let handle: UnsafeMutableRawPointer
     private let context: Context
     /// The endpoint after bind, with the port the system chose.
     public private(set) var endpoint = ""
 
-    /// waitsForPeer: a DEALER refuses to queue while its peer is away (workers), or queues (clients).
+    /// waitsForPeer: a DEALER or PUSH refuses to queue while its peer is away (workers), or queues (clients).
     public init(
         _ kind: Kind, _ context: Context, _ options: SocketOptions = SocketOptions(), waitsForPeer: Bool = true
     ) throws {
-        guard let handle = zmq_socket(context.handle, kind == .router ? ZMQ_ROUTER : ZMQ_DEALER) else {
+        guard let handle = zmq_socket(context.handle, kind.type) else {
             throw MessagingError("open a socket")
         }
         self.handle = handle

@@ -100,6 +100,9 @@ public nonisolated struct Anira_Worker_V1_Ready: Sendable {
 
   public var pid: Int32 = 0
 
+  /// where other workers reach it; empty: by way of the Router only
+  public var inbox: String = String()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -136,7 +139,7 @@ public nonisolated struct Anira_Worker_V1_Refused: Sendable {
   public init() {}
 }
 
-/// Router → worker: rows of many sessions in one message. Items with a tensor take the frames in order.
+/// Router → worker, worker → worker: rows of many sessions in one message. Items with a tensor take the frames in order.
 public nonisolated struct Anira_Worker_V1_WorkBatch: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -204,6 +207,22 @@ public nonisolated struct Anira_Worker_V1_WorkItem: @unchecked Sendable {
     set {_uniqueStorage()._enqueuedNs = newValue}
   }
 
+  /// where the rows go next; absent: the result takes them to the Router
+  public var onward: Anira_Worker_V1_Onward {
+    get {_storage._onward ?? Anira_Worker_V1_Onward()}
+    set {_uniqueStorage()._onward = newValue}
+  }
+  /// Returns true if `onward` has been explicitly set.
+  public var hasOnward: Bool {_storage._onward != nil}
+  /// Clears the value of `onward`. Subsequent reads from it will return its default value.
+  public mutating func clearOnward() {_uniqueStorage()._onward = nil}
+
+  /// worker → worker: routing id of the one it is meant for
+  public var addressee: String {
+    get {_storage._addressee}
+    set {_uniqueStorage()._addressee = newValue}
+  }
+
   public var work: OneOf_Work? {
     get {return _storage._work}
     set {_uniqueStorage()._work = newValue}
@@ -245,6 +264,64 @@ public nonisolated struct Anira_Worker_V1_WorkItem: @unchecked Sendable {
   public init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// The rest of the way of a request's only chunk under way. The result comes to the Router all the same.
+public nonisolated struct Anira_Worker_V1_Onward: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// decider's items only
+  public var core: Anira_Worker_V1_Peer {
+    get {_core ?? Anira_Worker_V1_Peer()}
+    set {_core = newValue}
+  }
+  /// Returns true if `core` has been explicitly set.
+  public var hasCore: Bool {self._core != nil}
+  /// Clears the value of `core`. Subsequent reads from it will return its default value.
+  public mutating func clearCore() {self._core = nil}
+
+  public var coda: Anira_Worker_V1_Peer {
+    get {_coda ?? Anira_Worker_V1_Peer()}
+    set {_coda = newValue}
+  }
+  /// Returns true if `coda` has been explicitly set.
+  public var hasCoda: Bool {self._coda != nil}
+  /// Clears the value of `coda`. Subsequent reads from it will return its default value.
+  public mutating func clearCoda() {self._coda = nil}
+
+  public var codaWork: Anira_Worker_V1_CodaWork {
+    get {_codaWork ?? Anira_Worker_V1_CodaWork()}
+    set {_codaWork = newValue}
+  }
+  /// Returns true if `codaWork` has been explicitly set.
+  public var hasCodaWork: Bool {self._codaWork != nil}
+  /// Clears the value of `codaWork`. Subsequent reads from it will return its default value.
+  public mutating func clearCodaWork() {self._codaWork = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _core: Anira_Worker_V1_Peer? = nil
+  fileprivate var _coda: Anira_Worker_V1_Peer? = nil
+  fileprivate var _codaWork: Anira_Worker_V1_CodaWork? = nil
+}
+
+public nonisolated struct Anira_Worker_V1_Peer: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var inbox: String = String()
+
+  /// its routing id
+  public var worker: String = String()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
 }
 
 public nonisolated struct Anira_Worker_V1_DepthRule: Sendable {
@@ -400,6 +477,9 @@ public nonisolated struct Anira_Worker_V1_ResultItem: Sendable {
 
   public var computeUs: Float = 0
 
+  /// routing id of the worker that has been given the rows already
+  public var handedTo: String = String()
+
   public var outcome: Anira_Worker_V1_ResultItem.OneOf_Outcome? = nil
 
   public var decider: Anira_Worker_V1_DeciderResult {
@@ -543,6 +623,9 @@ public nonisolated struct Anira_Worker_V1_Cancel: Sendable {
 
   public var request: UInt64 = 0
 
+  /// items of this attempt and of older ones
+  public var attempt: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -672,7 +755,7 @@ nonisolated extension Anira_Worker_V1_Rule: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension Anira_Worker_V1_Ready: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Ready"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}stage\0\u{1}name\0\u{1}incarnation\0\u{3}protocol_version\0\u{1}fingerprint\0\u{3}credit_bytes\0\u{1}durability\0\u{1}pid\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}stage\0\u{1}name\0\u{1}incarnation\0\u{3}protocol_version\0\u{1}fingerprint\0\u{3}credit_bytes\0\u{1}durability\0\u{1}pid\0\u{1}inbox\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -688,6 +771,7 @@ nonisolated extension Anira_Worker_V1_Ready: SwiftProtobuf.Message, SwiftProtobu
       case 6: try { try decoder.decodeSingularUInt32Field(value: &self.creditBytes) }()
       case 7: try { try decoder.decodeSingularStringField(value: &self.durability) }()
       case 8: try { try decoder.decodeSingularInt32Field(value: &self.pid) }()
+      case 9: try { try decoder.decodeSingularStringField(value: &self.inbox) }()
       default: break
       }
     }
@@ -718,6 +802,9 @@ nonisolated extension Anira_Worker_V1_Ready: SwiftProtobuf.Message, SwiftProtobu
     if self.pid != 0 {
       try visitor.visitSingularInt32Field(value: self.pid, fieldNumber: 8)
     }
+    if !self.inbox.isEmpty {
+      try visitor.visitSingularStringField(value: self.inbox, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -730,6 +817,7 @@ nonisolated extension Anira_Worker_V1_Ready: SwiftProtobuf.Message, SwiftProtobu
     if lhs.creditBytes != rhs.creditBytes {return false}
     if lhs.durability != rhs.durability {return false}
     if lhs.pid != rhs.pid {return false}
+    if lhs.inbox != rhs.inbox {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -842,7 +930,7 @@ nonisolated extension Anira_Worker_V1_WorkBatch: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".WorkItem"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}session\0\u{1}position\0\u{1}count\0\u{1}persist\0\u{3}session_name\0\u{3}request_id\0\u{3}enqueued_ns\0\u{2}\u{b}decider\0\u{1}core\0\u{1}coda\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}session\0\u{1}position\0\u{1}count\0\u{1}persist\0\u{3}session_name\0\u{3}request_id\0\u{3}enqueued_ns\0\u{1}onward\0\u{1}addressee\0\u{2}\u{9}decider\0\u{1}core\0\u{1}coda\0")
 
   fileprivate class _StorageClass {
     var _request: UInt64 = 0
@@ -854,6 +942,8 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
     var _sessionName: String = String()
     var _requestID: String = String()
     var _enqueuedNs: UInt64 = 0
+    var _onward: Anira_Worker_V1_Onward? = nil
+    var _addressee: String = String()
     var _work: Anira_Worker_V1_WorkItem.OneOf_Work?
 
       // This property is used as the initial default value for new instances of the type.
@@ -874,6 +964,8 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
       _sessionName = source._sessionName
       _requestID = source._requestID
       _enqueuedNs = source._enqueuedNs
+      _onward = source._onward
+      _addressee = source._addressee
       _work = source._work
     }
   }
@@ -902,6 +994,8 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
         case 7: try { try decoder.decodeSingularStringField(value: &_storage._sessionName) }()
         case 8: try { try decoder.decodeSingularStringField(value: &_storage._requestID) }()
         case 9: try { try decoder.decodeSingularUInt64Field(value: &_storage._enqueuedNs) }()
+        case 10: try { try decoder.decodeSingularMessageField(value: &_storage._onward) }()
+        case 11: try { try decoder.decodeSingularStringField(value: &_storage._addressee) }()
         case 20: try {
           var v: Anira_Worker_V1_DeciderWork?
           var hadOneofValue = false
@@ -980,6 +1074,12 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
       if _storage._enqueuedNs != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._enqueuedNs, fieldNumber: 9)
       }
+      try { if let v = _storage._onward {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+      } }()
+      if !_storage._addressee.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._addressee, fieldNumber: 11)
+      }
       switch _storage._work {
       case .decider?: try {
         guard case .decider(let v)? = _storage._work else { preconditionFailure() }
@@ -1013,11 +1113,92 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
         if _storage._sessionName != rhs_storage._sessionName {return false}
         if _storage._requestID != rhs_storage._requestID {return false}
         if _storage._enqueuedNs != rhs_storage._enqueuedNs {return false}
+        if _storage._onward != rhs_storage._onward {return false}
+        if _storage._addressee != rhs_storage._addressee {return false}
         if _storage._work != rhs_storage._work {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Anira_Worker_V1_Onward: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Onward"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}core\0\u{1}coda\0\u{3}coda_work\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._core) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._coda) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._codaWork) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._core {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._coda {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._codaWork {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Anira_Worker_V1_Onward, rhs: Anira_Worker_V1_Onward) -> Bool {
+    if lhs._core != rhs._core {return false}
+    if lhs._coda != rhs._coda {return false}
+    if lhs._codaWork != rhs._codaWork {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Anira_Worker_V1_Peer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Peer"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inbox\0\u{1}worker\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.inbox) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.worker) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.inbox.isEmpty {
+      try visitor.visitSingularStringField(value: self.inbox, fieldNumber: 1)
+    }
+    if !self.worker.isEmpty {
+      try visitor.visitSingularStringField(value: self.worker, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Anira_Worker_V1_Peer, rhs: Anira_Worker_V1_Peer) -> Bool {
+    if lhs.inbox != rhs.inbox {return false}
+    if lhs.worker != rhs.worker {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1287,7 +1468,7 @@ nonisolated extension Anira_Worker_V1_ResultBatch: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ResultItem"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}position\0\u{1}count\0\u{3}queue_us\0\u{3}compute_us\0\u{2}\u{e}decider\0\u{1}core\0\u{1}coda\0\u{3}need_context\0\u{1}failure\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}position\0\u{1}count\0\u{3}queue_us\0\u{3}compute_us\0\u{3}handed_to\0\u{2}\u{d}decider\0\u{1}core\0\u{1}coda\0\u{3}need_context\0\u{1}failure\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1301,6 +1482,7 @@ nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftPr
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self.count) }()
       case 5: try { try decoder.decodeSingularFloatField(value: &self.queueUs) }()
       case 6: try { try decoder.decodeSingularFloatField(value: &self.computeUs) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self.handedTo) }()
       case 20: try {
         var v: Anira_Worker_V1_DeciderResult?
         var hadOneofValue = false
@@ -1394,6 +1576,9 @@ nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftPr
     if self.computeUs.bitPattern != 0 {
       try visitor.visitSingularFloatField(value: self.computeUs, fieldNumber: 6)
     }
+    if !self.handedTo.isEmpty {
+      try visitor.visitSingularStringField(value: self.handedTo, fieldNumber: 7)
+    }
     switch self.outcome {
     case .decider?: try {
       guard case .decider(let v)? = self.outcome else { preconditionFailure() }
@@ -1427,6 +1612,7 @@ nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftPr
     if lhs.count != rhs.count {return false}
     if lhs.queueUs != rhs.queueUs {return false}
     if lhs.computeUs != rhs.computeUs {return false}
+    if lhs.handedTo != rhs.handedTo {return false}
     if lhs.outcome != rhs.outcome {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
@@ -1620,7 +1806,7 @@ nonisolated extension Anira_Worker_V1_Failure: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension Anira_Worker_V1_Cancel: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Cancel"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1629,6 +1815,7 @@ nonisolated extension Anira_Worker_V1_Cancel: SwiftProtobuf.Message, SwiftProtob
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.request) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.attempt) }()
       default: break
       }
     }
@@ -1638,11 +1825,15 @@ nonisolated extension Anira_Worker_V1_Cancel: SwiftProtobuf.Message, SwiftProtob
     if self.request != 0 {
       try visitor.visitSingularUInt64Field(value: self.request, fieldNumber: 1)
     }
+    if self.attempt != 0 {
+      try visitor.visitSingularUInt32Field(value: self.attempt, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Anira_Worker_V1_Cancel, rhs: Anira_Worker_V1_Cancel) -> Bool {
     if lhs.request != rhs.request {return false}
+    if lhs.attempt != rhs.attempt {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

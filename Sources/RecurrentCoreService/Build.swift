@@ -8,7 +8,7 @@ public func buildCore(
     _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger
 ) throws -> WorkerService {
     let part = try RecurrentCore(checkpoint)
-    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) { store, post in
-        CoreStage(part, store: store, maxRows: configuration.maxRows, post: post)
+    return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) {
+        CoreStage(part, store: $0, maxRows: configuration.maxRows, post: $1, handOver: $2)
     }
 }

@@ -38,7 +38,7 @@ public final class CoreStage: Stage {
 
     private let core: RecurrentCore
     public let store: KVStore
-    private let post: OutcomeSink
+    private var departures: Departures
     private let admission: Admission
     private let maxRows: Int
     private var waiting: Deque<Work> = []
@@ -53,11 +53,13 @@ public final class CoreStage: Stage {
     public var pending: Int { waiting.count + running.count }
 
     /// maxRows: rows above which waiting items stay out of the matrix.
-    public init(_ core: RecurrentCore, store: KVStore, maxRows: Int, post: @escaping OutcomeSink) {
+    public init(
+        _ core: RecurrentCore, store: KVStore, maxRows: Int, post: @escaping OutcomeSink, handOver: @escaping HandOver
+    ) {
         let c = core.configuration
         self.core = core
         self.store = store
-        self.post = post
+        departures = Departures(store: store, post: post, handOver: handOver)
         self.maxRows = maxRows
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
         let capacity = (maxRows + c.maxPositionEmbeddings) * c.hiddenSize
@@ -87,9 +89,9 @@ public final class CoreStage: Stage {
         waiting.append(work)
     }
 
-    public func cancel(request: UInt64) {
-        waiting.removeAll { $0.item.request == request }
-        removeRows { $0.work.item.request == request }
+    public func cancel(request: UInt64, through attempt: UInt32) {
+        waiting.removeAll { $0.item.request == request && $0.item.attempt <= attempt }
+        removeRows { $0.work.item.request == request && $0.work.item.attempt <= attempt }
     }
 
     public func release(session: UInt64, drop: Bool) {
@@ -115,9 +117,13 @@ public final class CoreStage: Stage {
 extension CoreStage {
     private func join() {
         while let work = waiting.first, rows.isEmpty || rows.count + Int(work.item.count) <= maxRows {
-            // A replay starts a session over while rows of the older attempt are still in the matrix.
             let position = Int(work.item.position)
             if let length = store.length(session: work.item.session), length > position {
+                if isRepeated(work) {
+                    waiting.removeFirst()
+                    continue
+                }
+                // A replay starts a session over while rows of the older attempt are still in the matrix.
                 removeRows { $0.session == work.item.session && $0.range.upperBound > position }
             }
             switch admission.answer(work, busy: !running.isEmpty || store.isCommitting) {
@@ -126,6 +132,14 @@ extension CoreStage {
             case .admitted(let item): start(item)
             }
             waiting.removeFirst()
+        }
+    }
+
+    /// The same positions of the same attempt are in the matrix, or later ones: their result answers this one too.
+    private func isRepeated(_ work: Work) -> Bool {
+        running.values.contains {
+            $0.item.work.item.request == work.item.request && $0.item.work.item.attempt == work.item.attempt
+                && $0.item.first >= Int(work.item.position)
         }
     }
 
@@ -245,6 +259,7 @@ extension CoreStage {
             removeRow(row)
         }
         for item in finished.sorted() { finish(running.removeValue(forKey: item)!) }
+        departures.leave()
         store.flush()
     }
 
@@ -268,6 +283,7 @@ extension CoreStage {
         outcome.core.depths = Data(done.depths)
         outcome.core.distributions = done.distributions.flatMap(\.self)
         let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
-        Admission.commit(done.item, Outcome(outcome, tensor: tensor), store: store, post: post)
+        let onward = done.item.work.item.onward
+        departures.add(done.item, Outcome(outcome, tensor: tensor), to: onward.coda, as: .coda(onward.codaWork))
     }
 }

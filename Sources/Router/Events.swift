@@ -48,7 +48,8 @@ public enum RouterAction: Sendable {
     case readyAck(Anira_Worker_V1_ReadyAck, to: WorkerAddress)
     case refuse(Anira_Worker_V1_Refused, to: WorkerAddress)
     case work([Work], to: WorkerAddress)
-    case cancel(request: UInt64, to: WorkerAddress)
+    /// Items of this attempt and of older ones are no longer wanted.
+    case cancel(request: UInt64, through: UInt32, to: WorkerAddress)
     case release(session: UInt64, drop: Bool, to: WorkerAddress)
     case heartbeat(to: WorkerAddress)
     /// Write to the ledger.

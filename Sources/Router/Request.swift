@@ -14,10 +14,20 @@ struct Item: Sendable {
     var depths: [UInt8]?
     /// Times it was handed to a worker.
     var deliveries = 0
+    /// When it was queued, later when it was leased.
     var enqueued: UInt64
 
     var key: ItemKey { ItemKey(request: request, stage: stage, position: position) }
     var bytes: Int { 64 + count * 4 + (tensor?.count ?? 0) }
+}
+
+/// A chunk that workers hand on to each other. Results come on connections of their own, so that a later stage's may
+/// arrive first: it waits here for its turn.
+struct HandedOver: Sendable {
+    let position: Int
+    /// The stage whose result is next.
+    var stage: StageKind
+    var ahead: [(outcome: Outcome, from: WorkerAddress)] = []
 }
 
 struct ItemKey: Hashable, Sendable {
@@ -64,6 +74,8 @@ struct Request: Sendable {
     var done: Int
     /// Chunks between decider and coda.
     var chunksInFlight = 0
+    /// The chunk that goes from worker to worker, when it is the only one on its way.
+    var handedOver: HandedOver?
     /// Core results that came before an earlier chunk's.
     var early: [Int: (count: Int, depths: [UInt8], tensor: Frame?)] = [:]
     var pins: [String]
@@ -121,6 +133,7 @@ struct Request: Sendable {
         replays += 1
         (frontier, nextCoda, done) = (position, position, position)
         chunksInFlight = 0
+        handedOver = nil
         early.removeAll()
     }
 

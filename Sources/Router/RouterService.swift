@@ -62,9 +62,7 @@ public final class RouterService: Sendable {
     public func run() throws {
         try serve()
         context.terminate()
-        for endpoint in [options.endpoint, options.workers] where endpoint.hasPrefix("ipc://") {
-            unlink(String(endpoint.dropFirst(6)))  // libzmq leaves the file of a socket that was bound to it
-        }
+        for endpoint in [options.endpoint, options.workers] { removeSocketFile(of: endpoint) }
     }
 
     private func serve() throws {
@@ -240,8 +238,12 @@ private struct RouterLoop: ~Copyable {
             try send(.work, batch, items.compactMap(\.tensor), to: address)
         case .readyAck(let message, let address): try send(.readyAck, message, to: address)
         case .refuse(let message, let address): try send(.refused, message, to: address)
-        case .cancel(let request, let address):
-            try send(.cancel, Anira_Worker_V1_Cancel.with { $0.request = request }, to: address)
+        case .cancel(let request, let attempt, let address):
+            let message = Anira_Worker_V1_Cancel.with {
+                $0.request = request
+                $0.attempt = attempt
+            }
+            try send(.cancel, message, to: address)
         case .release(let session, let drop, let address):
             let message = Anira_Worker_V1_Release.with {
                 $0.session = session

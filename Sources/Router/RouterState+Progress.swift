@@ -33,18 +33,22 @@ extension RouterState {
                 continue
             }
             workers[name]!.lastHeard = now
-            let stage = workers[name]!.stage
-            let key = ItemKey(request: outcome.item.request, stage: stage, position: Int(outcome.item.position))
-            guard let item = workers[name]!.settle(key, attempt: outcome.item.attempt),
-                requests[item.request]?.attempt == item.attempt
-            else {
-                counters.lateResults += 1
-                continue
-            }
-            requests[item.request]!.timing[stage.index].queue += outcome.item.queueUs / 1000
-            requests[item.request]!.timing[stage.index].compute += outcome.item.computeUs / 1000
-            advance(item, outcome)
+            settle(outcome, name)
         }
+    }
+
+    private mutating func settle(_ outcome: Outcome, _ name: String) {
+        let stage = workers[name]!.stage
+        let key = ItemKey(request: outcome.item.request, stage: stage, position: Int(outcome.item.position))
+        guard let item = workers[name]!.settle(key, attempt: outcome.item.attempt),
+            requests[item.request]?.attempt == item.attempt
+        else {
+            if !keepAhead(outcome, name) { counters.lateResults += 1 }
+            return
+        }
+        requests[item.request]!.timing[stage.index].queue += outcome.item.queueUs / 1000
+        requests[item.request]!.timing[stage.index].compute += outcome.item.computeUs / 1000
+        advance(item, outcome)
     }
 
     private mutating func advance(_ item: Item, _ outcome: Outcome) {
@@ -55,11 +59,14 @@ extension RouterState {
         case (_, .failure(let failure)):
             fail(item.request, ErrorCode(rawValue: failure.code) ?? .internal, failure.message)
         case (.decider, .decider(let result)) where outcome.tensor?.count == item.count * width * 4:
-            forward(item, depths: Array(result.depths), distributions: result.distributions, outcome.tensor)
+            forward(
+                item, depths: Array(result.depths), distributions: result.distributions, outcome.tensor,
+                handedTo: outcome.item.handedTo)
         case (.core, .core(let result))
         where outcome.tensor?.count == item.count * width * 4 && result.depths.count == item.count
             && result.depths.allSatisfy({ (1...configuration.model.maxDepth).contains(Int($0)) }):
-            leaveCore(item, Array(result.depths), result.distributions, outcome.tensor)
+            leaveCore(
+                item, Array(result.depths), result.distributions, outcome.tensor, handedTo: outcome.item.handedTo)
         case (.coda, .coda(let result)):
             finishChunk(item, result, outcome.tensor)
         default:
@@ -69,7 +76,9 @@ extension RouterState {
     }
 
     /// decider → core.
-    private mutating func forward(_ item: Item, depths: [UInt8], distributions: [Float], _ tensor: Frame?) {
+    private mutating func forward(
+        _ item: Item, depths: [UInt8], distributions: [Float], _ tensor: Frame?, handedTo: String
+    ) {
         let k = configuration.model.maxDepth
         guard depths.isEmpty || depths.count == item.count else {
             return fail(item.request, .internal, "the decider answered with a result of the wrong shape")
@@ -83,11 +92,39 @@ extension RouterState {
             request: item.request, attempt: item.attempt, stage: .core, position: item.position, count: item.count,
             tensor: tensor, enqueued: now)
         next.depths = depths.isEmpty ? nil : depths
-        enqueue(next)
+        pass(next, outcomeHandedTo: handedTo)
+    }
+
+    /// The rows' next stage: leased to the worker that was handed them, or handed out from here.
+    private mutating func pass(_ item: Item, outcomeHandedTo handedTo: String) {
+        let name = requests[item.request]!.pins[item.stage.index]
+        guard !handedTo.isEmpty, let worker = workers[name], worker.state != .lost,
+            worker.address == Array(handedTo.utf8)
+        else { return enqueue(item) }
+        var item = item
+        item.deliveries += 1
+        workers[name]!.lease(item)
+        guard let waiting = requests[item.request]!.handedOver, waiting.position == item.position else { return }
+        requests[item.request]!.handedOver!.stage = item.stage
+        guard let index = waiting.ahead.firstIndex(where: { $0.from == worker.address }) else { return }
+        settle(requests[item.request]!.handedOver!.ahead.remove(at: index).outcome, name)
+    }
+
+    /// Keeps a result that came before the one of the stage ahead of it; false when it is late.
+    private mutating func keepAhead(_ outcome: Outcome, _ name: String) -> Bool {
+        guard let worker = workers[name], let request = requests[outcome.item.request],
+            request.attempt == outcome.item.attempt, let waiting = request.handedOver,
+            waiting.position == Int(outcome.item.position), worker.stage.index > waiting.stage.index,
+            !waiting.ahead.contains(where: { $0.from == worker.address })
+        else { return false }
+        requests[outcome.item.request]!.handedOver!.ahead.append((outcome, worker.address))
+        return true
     }
 
     /// core → coda, in the order of positions even when a later chunk's rows left the core first.
-    private mutating func leaveCore(_ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Frame?) {
+    private mutating func leaveCore(
+        _ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Frame?, handedTo: String
+    ) {
         var offset = 0
         for (row, depth) in depths.enumerated() {
             let end = offset + Int(depth)
@@ -103,10 +140,11 @@ extension RouterState {
             requests[item.request]!.nextCoda += ready.count
             let known = requests[item.request]!.depths.count
             requests[item.request]!.depths += ready.depths.dropFirst(max(0, known - position))
-            enqueue(
+            pass(
                 Item(
                     request: item.request, attempt: item.attempt, stage: .coda, position: position,
-                    count: ready.count, tensor: ready.tensor, enqueued: now))
+                    count: ready.count, tensor: ready.tensor, enqueued: now),
+                outcomeHandedTo: position == item.position ? handedTo : "")
         }
     }
 
@@ -121,6 +159,7 @@ extension RouterState {
     private mutating func finishChunk(_ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Frame?) {
         let end = item.position + item.count
         requests[item.request]!.chunksInFlight -= 1
+        requests[item.request]!.handedOver = nil
         requests[item.request]!.done = end
         let request = requests[item.request]!
         if request.job.kind == .score {
@@ -186,9 +225,9 @@ extension RouterState {
         guard request.replays < 16 else {
             return fail(id, .unavailable, "its cache was lost \(request.replays) times; try again")
         }
+        forgetItems(request)
         request.rewind(to: min(position, request.done), rowBytes: configuration.model.vocabSize * 4)
         requests[id] = request
-        forgetItems(id, tellWorkers: true)
         pump(id)
     }
 }
@@ -206,7 +245,7 @@ extension RouterState {
     private mutating func finish(_ request: Request, _ content: ClientReply.OneOf_Reply, _ tensors: [Frame]) {
         requests[request.id] = nil
         running[request.clientID] = nil
-        forgetItems(request.id, tellWorkers: true)
+        forgetItems(request)
         var answer = ClientReply()
         answer.id = request.clientID
         answer.reply = content

@@ -29,7 +29,8 @@ extension RouterState {
         if !returning {
             workers[ready.name] = Worker(
                 name: ready.name, stage: stage, address: address, incarnation: ready.incarnation, pid: ready.pid,
-                creditBytes: Int(ready.creditBytes), durability: ready.durability, lastHeard: now, lastProgress: now)
+                creditBytes: Int(ready.creditBytes), durability: ready.durability, inbox: ready.inbox, lastHeard: now,
+                lastProgress: now)
             nameOf[address] = ready.name
             actions.append(.log(.info, "\(ready.name) is ready, process \(ready.pid)"))
         }
@@ -73,6 +74,7 @@ extension RouterState {
         }
         workers[figures.name]!.lastHeard = now
         if figures.progress != worker.progress || !figures.computing { workers[figures.name]!.lastProgress = now }
+        if figures.queued == 0, !figures.computing { workers[figures.name]!.lastIdle = now }
         workers[figures.name]!.progress = figures.progress
         workers[figures.name]!.figures = figures
     }
@@ -87,48 +89,55 @@ extension RouterState {
         let items = workers[name]!.takeAll()
         workers[name]!.state = .lost
         workers[name]!.lastHeard = now
-        for var item in items {
-            item.enqueued = now
-            counters.redeliveries += 1
-            if item.deliveries >= configuration.maxDeliveries {
-                fail(
-                    item.request, .internal,
-                    "it was lost with its worker \(item.deliveries) times and is not tried again")
-            } else {
-                enqueue(item)
-            }
+        for item in items { handOutAgain(item) }
+    }
+
+    private mutating func handOutAgain(_ item: Item) {
+        var item = item
+        item.enqueued = now
+        counters.redeliveries += 1
+        if item.deliveries >= configuration.maxDeliveries {
+            fail(
+                item.request, .internal, "it was lost with its worker \(item.deliveries) times and is not tried again")
+        } else {
+            enqueue(item)
         }
     }
 
-    /// To the worker that holds the session, or a new choice: the least loaded of the stage.
+    /// To the worker that holds the session, or a new choice.
     mutating func enqueue(_ item: Item) {
         guard let request = requests[item.request], request.attempt == item.attempt else { return }
-        let pin = request.pins[item.stage.index]
-        switch workers[pin]?.state {
-        case .ready:
-            workers[pin]!.queue.append(item)
-            return
-        case .lost where now - workers[pin]!.lastHeard < UInt64(configuration.graceMS) * 1_000_000:
+        if let chosen = choose(item.stage, request) {
+            workers[chosen]!.queue.append(item)
+        } else {
             orphans.append(item)
-            return
-        case .lost, .draining, nil: break
         }
-        let candidates = workers.values.filter { $0.stage == item.stage && $0.state == .ready }
-        guard let chosen = candidates.min(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else {
-            orphans.append(item)
-            return
-        }
-        requests[item.request]!.pins[item.stage.index] = chosen.name
-        workers[chosen.name]!.queue.append(item)
     }
 
-    /// Takes a request's items back from every queue and lease.
-    mutating func forgetItems(_ id: UInt64, tellWorkers: Bool) {
-        orphans.removeAll { $0.request == id }
+    /// The worker of a stage that holds the request's session, or the least loaded one, which holds it from now on.
+    /// nil: there is none now, or the session's own is expected back.
+    mutating func choose(_ stage: StageKind, _ request: Request) -> String? {
+        let pin = request.pins[stage.index]
+        switch workers[pin]?.state {
+        case .ready: return pin
+        case .lost where now - workers[pin]!.lastHeard < UInt64(configuration.graceMS) * 1_000_000: return nil
+        case .lost, .draining, nil: break
+        }
+        let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
+        guard let chosen = candidates.min(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else { return nil }
+        requests[request.id]?.pins[stage.index] = chosen.name
+        return chosen.name
+    }
+
+    /// Takes a request's items back from every queue and lease, and from the workers that hold some.
+    mutating func forgetItems(_ request: Request) {
+        orphans.removeAll { $0.request == request.id }
         for name in workers.keys {
-            if workers[name]!.forget(request: id), tellWorkers, workers[name]!.state != .lost {
-                actions.append(.cancel(request: id, to: workers[name]!.address))
-            }
+            let isOwing = workers[name]!.forget(request: request.id)
+            // Rows may be on their way to it from another worker.
+            let mayHold = isOwing || (request.handedOver != nil && request.pins.contains(name))
+            guard mayHold, workers[name]!.state != .lost else { continue }
+            actions.append(.cancel(request: request.id, through: request.attempt, to: workers[name]!.address))
         }
     }
 
@@ -161,9 +170,21 @@ extension RouterState {
                 lose(worker.name, "made no progress for \(configuration.stallMS) ms")
             } else {
                 actions.append(.heartbeat(to: worker.address))
+                recoverForgotten(worker.name)
             }
         }
         retryOrphans()
+    }
+
+    /// A worker that says it holds nothing, long after it was given something, never got it: a connection between
+    /// workers broke.
+    private mutating func recoverForgotten(_ name: String) {
+        guard let worker = workers[name], !worker.leases.isEmpty else { return }
+        for item in worker.leases.values where item.enqueued + 1_000_000_000 < worker.lastIdle {
+            guard workers[name]!.settle(item.key, attempt: item.attempt) != nil else { continue }
+            actions.append(.log(.warning, "\(name) never got the rows at \(item.position) of request \(item.request)"))
+            handOutAgain(item)
+        }
     }
 
     /// Items whose stage had no worker: to one now, or to an end when none came for too long.

@@ -123,6 +123,7 @@ public struct RouterState: Sendable {
                 var delivered = item
                 delivered.deliveries += 1
                 batch.append(Work(wireItem(delivered, request), tensor: item.tensor))
+                delivered.enqueued = now
                 workers[name]!.lease(delivered)
             }
             if !batch.isEmpty { actions.append(.work(batch, to: workers[name]!.address)) }
@@ -139,7 +140,7 @@ public struct RouterState: Sendable {
     /// Requests admitted and not ended.
     public var activeRequests: Int { requests.count }
 
-    private func wireItem(_ item: Item, _ request: Request) -> Anira_Worker_V1_WorkItem {
+    private mutating func wireItem(_ item: Item, _ request: Request) -> Anira_Worker_V1_WorkItem {
         var wire = Anira_Worker_V1_WorkItem()
         wire.request = item.request
         wire.attempt = item.attempt
@@ -156,7 +157,35 @@ public struct RouterState: Sendable {
         case .core: wire.core = coreWork(item, range, request)
         case .coda: wire.coda = codaWork(range, request)
         }
+        if let onward = onward(item, request) {
+            wire.onward = onward
+            requests[item.request]!.handedOver = HandedOver(position: item.position, stage: item.stage)
+        }
         return wire
+    }
+
+    /// The workers that an item's rows may go on to without coming back here. Only a request's last known chunk, alone
+    /// on its way: nothing of the request can then overtake it or be overtaken.
+    private mutating func onward(_ item: Item, _ request: Request) -> Anira_Worker_V1_Onward? {
+        guard item.stage != .coda, request.chunksInFlight == 1, item.position + item.count == request.tokens.count,
+            let coda = peer(.coda, request)
+        else { return nil }
+        var onward = Anira_Worker_V1_Onward()
+        if item.stage == .decider {
+            guard let core = peer(.core, request) else { return nil }
+            onward.core = core
+        }
+        onward.coda = coda
+        onward.codaWork = codaWork(item.position..<(item.position + item.count), request)
+        return onward
+    }
+
+    private mutating func peer(_ stage: StageKind, _ request: Request) -> Anira_Worker_V1_Peer? {
+        guard let name = choose(stage, request), let worker = workers[name], !worker.inbox.isEmpty else { return nil }
+        return .with {
+            $0.inbox = worker.inbox
+            $0.worker = String(decoding: worker.address, as: UTF8.self)
+        }
     }
 
     private func deciderWork(_ range: Range<Int>, _ request: Request) -> Anira_Worker_V1_DeciderWork {

@@ -14,10 +14,14 @@ struct Worker: Sendable {
     var pid: Int32
     var creditBytes: Int
     var durability: String
+    /// Where other workers reach it; empty: by way of the Router only.
+    var inbox: String
     var lastHeard: UInt64
     /// When its compute loop last moved, and how far it was.
     var lastProgress: UInt64
     var progress: UInt64 = 0
+    /// When it last said that it holds nothing.
+    var lastIdle: UInt64 = 0
     var figures = Anira_Worker_V1_Heartbeat()
     /// Waiting for credit, first come first served.
     var queue: Deque<Item> = []

@@ -83,22 +83,4 @@ public struct Admission {
             $0.count = work.item.count
         }
     }
-
-    /// Sends `outcome` after the commit of the item's positions; a failed commit becomes its failure.
-    public static func commit(_ item: AdmittedItem, _ outcome: Outcome, store: KVStore, post: @escaping OutcomeSink) {
-        var outcome = outcome
-        let done = monotonicNanoseconds()
-        let enqueued = item.work.item.enqueuedNs
-        outcome.item.queueUs = item.admitted > enqueued ? Float(item.admitted - enqueued) / 1000 : 0
-        outcome.item.computeUs = Float(done - item.admitted) / 1000
-        let ready = outcome
-        store.commit(session: item.session, positions: item.range) { error in
-            guard let error else { return post(ready) }
-            var failed = ready
-            failed.tensor = nil
-            failed.item.failure.code = ErrorCode.storeFull.rawValue
-            failed.item.failure.message = "\(error)"
-            post(failed)
-        }
-    }
 }

@@ -25,7 +25,9 @@ public struct BatchQueue {
 
     public mutating func append(_ work: Work) { waiting.append(work) }
 
-    public mutating func cancel(request: UInt64) { waiting.removeAll { $0.item.request == request } }
+    public mutating func cancel(request: UInt64, through attempt: UInt32) {
+        waiting.removeAll { $0.item.request == request && $0.item.attempt <= attempt }
+    }
 
     /// Forms the next batch; returns its rows, 0 when nothing can run.
     public mutating func next() -> Int {

@@ -8,8 +8,8 @@ public protocol Stage: AnyObject {
     func admit(_ work: Work)
     /// One round over everything admitted. False when there was nothing to do.
     func step() -> Bool
-    /// Forgets what is held of a request; it gets no more outcomes.
-    func cancel(request: UInt64)
+    /// Forgets what is held of a request, up to this attempt; it gets no more outcomes.
+    func cancel(request: UInt64, through attempt: UInt32)
     /// The session is no longer needed in memory, or (drop) at all.
     func release(session: UInt64, drop: Bool)
     /// Counts since start.
@@ -31,6 +31,3 @@ public struct StageFigures: Sendable {
 
     public init() {}
 }
-
-/// Where outcomes go: called from the compute thread or the store's writer thread, once the rows are committed.
-public typealias OutcomeSink = @Sendable (Outcome) -> Void

@@ -8,14 +8,20 @@ public struct WorkerError: Error, Sendable, CustomStringConvertible {
     public let description: String
 }
 
-/// The compute thread: owns the worker's data socket, its stage and its store. One round takes what the Router sent,
-/// steps the stage once, and sends what is committed; no other thread is between a message and its computation.
+/// The compute thread: owns the worker's sockets, its stage and its store. One round takes what the Router and other
+/// workers sent, steps the stage once, and sends what is committed; no other thread is between a message and its
+/// computation.
 struct WorkerLoop: ~Copyable {
     private let socket: Socket
+    /// Where other workers hand rows over.
+    private let inbox: Socket
+    private let peers: Peers
+    private let routingID: String
+    private var cancelled = Cancelled()
     private let stage: any Stage
     private let outbox: Outbox
     private let pulse: Pulse
-    private let ready: Anira_Worker_V1_Ready
+    private var ready: Anira_Worker_V1_Ready
     private let log: Logger
     private var heartbeatMS = 250
     private var lastReady: UInt64 = 0
@@ -27,14 +33,23 @@ struct WorkerLoop: ~Copyable {
     private var lastFigures: UInt64 = 0
 
     init(
-        context: Context, endpoint: String, ready: Anira_Worker_V1_Ready, stage: any Stage, outbox: Outbox,
-        pulse: Pulse, log: Logger
+        context: Context, configuration: WorkerConfiguration, ready: Anira_Worker_V1_Ready, stage: any Stage,
+        peers: Peers, outbox: Outbox, pulse: Pulse, log: Logger
     ) throws {
+        routingID = "\(ready.name)#\(ready.incarnation)"
         var options = SocketOptions()
-        options.routingID = Array("\(ready.name)#\(ready.incarnation)".utf8)
+        options.routingID = Array(routingID.utf8)
         let socket = try Socket(.dealer, context, options)
-        try socket.connect(endpoint)
+        try socket.connect(configuration.router)
+        var inbox = try Socket(.pull, context)
+        var ready = ready
+        if let endpoint = configuration.inbox {
+            try inbox.bind(endpoint)
+            ready.inbox = configuration.inboxAddress ?? inbox.endpoint
+        }
         self.socket = socket
+        self.inbox = inbox
+        self.peers = peers
         self.stage = stage
         self.outbox = outbox
         self.pulse = pulse
@@ -47,9 +62,9 @@ struct WorkerLoop: ~Copyable {
         var draining = false
         var idle = true
         while true {
-            if poll(socket, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0) {
-                while let frames = socket.receive() { try take(frames) }
-            }
+            let waiting = poll(socket, inbox, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0)
+            if waiting.first { while let frames = socket.receive() { try take(frames) } }
+            if waiting.second { while let frames = inbox.receive() { takeHandedOver(frames) } }
             let moved = step()
             idle = !moved || stage.pending == 0
             sendOutcomes()
@@ -61,6 +76,7 @@ struct WorkerLoop: ~Copyable {
         }
         sendOutcomes()
         send(.bye, [])
+        peers.close()
         stage.store.close()
     }
 
@@ -80,7 +96,8 @@ struct WorkerLoop: ~Copyable {
     }
 
     private mutating func report(computing: Bool, now: UInt64) {
-        let (progress, busyNS, queued) = (progress, busyNS, stage.pending)
+        // What is being committed is owed too: a worker that reports nothing owes nothing.
+        let (progress, busyNS, queued) = (progress, busyNS, stage.pending + (stage.store.isCommitting ? 1 : 0))
         // Steps are frequent and heartbeats are not: what costs something is read at their pace.
         let isDue = now - lastFigures > UInt64(heartbeatMS) * 500_000
         if isDue { lastFigures = now }
@@ -165,8 +182,11 @@ struct WorkerLoop: ~Copyable {
             case .refused:
                 let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
                 throw WorkerError(description: "the Router refused this worker: \(refused.reason)")
-            case .work: try takeWork(try Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
-            case .cancel: stage.cancel(request: try Anira_Worker_V1_Cancel(serializedBytes: header).request)
+            case .work: takeWork(try Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
+            case .cancel:
+                let cancel = try Anira_Worker_V1_Cancel(serializedBytes: header)
+                cancelled.insert(cancel.request, through: cancel.attempt)
+                stage.cancel(request: cancel.request, through: cancel.attempt)
             case .release:
                 let release = try Anira_Worker_V1_Release(serializedBytes: header)
                 stage.release(session: release.session, drop: release.drop)
@@ -180,17 +200,41 @@ struct WorkerLoop: ~Copyable {
         }
     }
 
+    /// Work from another worker. What was meant for an earlier process of this name is not this one's: the Router
+    /// knows, and hands it out again.
+    private func takeHandedOver(_ frames: [Frame]) {
+        guard frames.count >= 3, frames[0].bytes == workerProtocolTag,
+            frames[1].bytes == [WorkerCommand.work.rawValue]
+        else {
+            log.warning("ignored a message that is not of protocol \(workerProtocolVersion)")
+            return
+        }
+        do {
+            let batch = try Anira_Worker_V1_WorkBatch(serializedBytes: frames[2].bytes)
+            guard batch.items.allSatisfy({ $0.addressee == routingID }) else {
+                log.info("ignored work for another worker")
+                return
+            }
+            takeWork(batch, frames.dropFirst(3))
+        } catch {
+            log.warning("ignored a damaged work message: \(error)")
+        }
+    }
+
     /// Pairs items with their frames: every core and coda item takes one.
-    private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) throws {
+    private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) {
         var tensors = tensors
         for item in batch.items {
-            if case .decider = item.work {
-                stage.admit(Work(item, tensor: nil))
-            } else if let tensor = tensors.popFirst() {
-                stage.admit(Work(item, tensor: tensor))
-            } else {
-                log.warning("ignored an item without its tensor frame")
+            var tensor: Frame?
+            if case .decider = item.work {} else {
+                tensor = tensors.popFirst()
+                guard tensor != nil else {
+                    log.warning("ignored an item without its tensor frame")
+                    continue
+                }
             }
+            guard !cancelled.contains(item.request, attempt: item.attempt) else { continue }
+            stage.admit(Work(item, tensor: tensor))
         }
     }
 }

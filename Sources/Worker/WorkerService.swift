@@ -23,6 +23,10 @@ public struct WorkerConfiguration: Sendable {
     /// Size limits of the unnamed, finished sessions kept for inspection.
     public var keepMiB = 1024
     public var keepHours = 24.0
+    /// Where this worker listens for rows from others; nil: they come by way of the Router.
+    public var inbox: String?
+    /// What others connect to when that is not what is bound.
+    public var inboxAddress: String?
 
     public init(stage: StageKind, name: String, router: String, data: String?) {
         self.stage = stage
@@ -52,6 +56,7 @@ public final class WorkerService: Sendable {
     private let configuration: WorkerConfiguration
     private let outbox: Outbox
     private let stage: StageBox
+    private let peers: PeersBox
     private let ready: Anira_Worker_V1_Ready
     private let context: Context
     private let log: Logger
@@ -59,11 +64,12 @@ public final class WorkerService: Sendable {
 
     /// Hands the stage over to the compute thread, which alone uses it afterwards.
     private struct StageBox: @unchecked Sendable { let stage: any Stage }
+    private struct PeersBox: @unchecked Sendable { let peers: Peers }
 
-    /// makeStage: builds the stage over its store and outcome sink.
+    /// makeStage: builds the stage over its store, where its outcomes go, and where its rows go on.
     public init(
         _ configuration: WorkerConfiguration, checkpoint: Checkpoint, context: Context, log: Logger,
-        makeStage: (KVStore, @escaping OutcomeSink) throws -> any Stage
+        makeStage: (KVStore, @escaping OutcomeSink, @escaping HandOver) throws -> any Stage
     ) throws {
         self.configuration = configuration
         self.context = context
@@ -71,7 +77,9 @@ public final class WorkerService: Sendable {
         let outbox = Outbox()
         self.outbox = outbox
         let store = try KVStore(configuration.store(checkpoint))
-        stage = StageBox(stage: try makeStage(store) { outbox.post($0) })
+        let peers = Peers(context, log: log)
+        self.peers = PeersBox(peers: peers)
+        stage = StageBox(stage: try makeStage(store, { outbox.post($0) }, { peers.send($0, to: $1) }))
         ready = .with {
             $0.stage = configuration.stage.rawValue
             $0.name = configuration.name
@@ -101,10 +109,11 @@ public final class WorkerService: Sendable {
             heartStop.signal()
             heart.wait()
             context.terminate()
+            configuration.inbox.map(removeSocketFile)
         }
         var loop = try WorkerLoop(
-            context: context, endpoint: configuration.router, ready: ready, stage: stage.stage, outbox: outbox,
-            pulse: pulse, log: log)
+            context: context, configuration: configuration, ready: ready, stage: stage.stage, peers: peers.peers,
+            outbox: outbox, pulse: pulse, log: log)
         try loop.run(shouldStop: { stopping.load(ordering: .acquiring) })
     }
 

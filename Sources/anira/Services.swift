@@ -38,6 +38,17 @@ struct ServiceOptions: ParsableArguments {
 struct WorkerOptions: ParsableArguments {
     @OptionGroup var service: ServiceOptions
     @Option(help: "The Router's worker endpoint.") var connect = "tcp://127.0.0.1:5556"
+    @Option(
+        help: ArgumentHelp(
+            "Where other workers reach this one, or 'none': then rows come by way of the Router. Default: beside the "
+                + "--connect file, a free port for a local --connect address, otherwise none.",
+            valueName: "endpoint"))
+    var inbox: String?
+    @Option(
+        help: ArgumentHelp(
+            "What other workers connect to when that is not what --inbox binds: tcp://core:5557 for tcp://*:5557.",
+            valueName: "endpoint"))
+    var inboxAddress: String?
     @Option(help: "Name, stable across restarts: it owns a shard of the store. Default: the stage and 0.")
     var name: String?
     @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
@@ -49,6 +60,10 @@ struct WorkerOptions: ParsableArguments {
     func validate() throws {
         guard residentMiB > 0, maxRows > 0 else {
             throw ValidationError("--resident-mib and --max-rows must be above 0")
+        }
+        let isOpen = inbox.map { $0.contains("*") || $0.contains("0.0.0.0") } ?? false
+        guard !isOpen || inboxAddress != nil || inbox!.contains("127.0.0.1") else {
+            throw ValidationError("--inbox \(inbox!) binds every address: say with --inbox-address what others connect to")
         }
     }
 
@@ -62,10 +77,27 @@ struct WorkerOptions: ParsableArguments {
         configuration.durability = durability
         configuration.residentMiB = residentMiB
         configuration.maxRows = maxRows
+        // Nobody hands rows to a decider.
+        if stage != .decider {
+            configuration.inbox = inbox.map { $0 == "none" ? nil : $0 } ?? Self.inbox(beside: connect, name)
+        }
+        configuration.inboxAddress = inboxAddress
         let worker = try build(configuration, try service.checkpoint(), Context(), service.log(name))
         let signals = StopSignals(supervised: service.supervised) { worker.stop() }
         defer { signals.cancel() }
         try worker.run()
+    }
+}
+
+extension WorkerOptions {
+    /// An inbox that only this machine reaches, where the Router's endpoint is one too.
+    static func inbox(beside router: String, _ name: String) -> String? {
+        if router.hasPrefix("ipc://") {
+            let endpoint = "\(router).\(name)"
+            return endpoint.utf8.count < 108 ? endpoint : nil
+        }
+        let isLocal = ["tcp://127.0.0.1:", "tcp://localhost:"].contains(where: router.hasPrefix)
+        return isLocal ? "tcp://127.0.0.1:*" : nil
     }
 }
 

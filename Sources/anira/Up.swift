@@ -44,7 +44,12 @@ struct Up: ParsableCommand {
         let supervisor = Supervisor(log: service.log("up"))
         let signals = StopSignals(supervised: false) { supervisor.stop() }
         defer { signals.cancel() }
-        let succeeded = supervisor.run(children(workers: Self.workerEndpoint(data)))
+        let workers = Self.workerEndpoint(data)
+        let succeeded = supervisor.run(children(workers: workers))
+        // Of workers that were killed.
+        for (stage, count) in stages {
+            for index in 0..<count { removeSocketFile(of: WorkerOptions.inbox(beside: workers, "\(stage)-\(index)") ?? "") }
+        }
         withExtendedLifetime(lock) {}
         if !succeeded { throw ExitCode(1) }
     }
@@ -55,6 +60,8 @@ struct Up: ParsableCommand {
         if path.utf8.count < 100 { return "ipc://\(path)" }
         return "ipc://\(NSTemporaryDirectory())anira-\(getpid()).ipc"
     }
+
+    private var stages: [(name: String, count: Int)] { [("decider", deciders), ("core", cores), ("coda", codas)] }
 
     /// Router first: it stops first too, once running requests have finished.
     private func children(workers: String) -> [Supervisor.Child] {
@@ -73,7 +80,6 @@ struct Up: ParsableCommand {
             shared + [
                 "--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)",
             ]
-        let stages = [("decider", deciders), ("core", cores), ("coda", codas)]
         return [Supervisor.Child(name: "router", arguments: ["router"] + router)]
             + stages.flatMap { stage, count in
                 (0..<count).map { index in

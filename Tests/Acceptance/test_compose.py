@@ -52,12 +52,13 @@ def test_a_mistake_is_found_and_named(tmp_path, name, right, wrong, place):
 def containers(binary, shipped, tmp_path):
     """The four services as the file starts them; (processes, address of clients, what replaces what)."""
     services = compose_spec.PyCompose.from_yaml(FILE.read_text()).to_dict()["services"]
-    clients, workers = free_port(), free_port()
+    clients, workers, inboxes = free_port(), free_port(), {"core": free_port(), "coda": free_port()}
     processes = {}
 
     def here(word, name):
         word = re.sub(r"tcp://[\w.]+:5555", f"tcp://127.0.0.1:{clients}", word)
         word = re.sub(r"tcp://[\w.]+:5556", f"tcp://127.0.0.1:{workers}", word)
+        word = re.sub(r"tcp://[\w.]+:5557", f"tcp://127.0.0.1:{inboxes.get(name)}", word)
         return word.replace("/model", str(shipped("mano-online"))).replace("/data", str(tmp_path / name))
 
     def start(name):

@@ -17,8 +17,8 @@ struct ChaosTests {
         }
     }
 
-    private func begin(_ checkpoint: String) -> Suite {
-        var suite = Suite(checkpoint, chunk: 3, window: 3) { $0.maxDeliveries = 1000 }
+    private func begin(_ checkpoint: String, handsOver: Bool) -> Suite {
+        var suite = Suite(checkpoint, chunk: 3, window: 3, handsOver: handsOver) { $0.maxDeliveries = 1000 }
         for index in 0..<6 {
             suite.generate("r\(index)", prompt(3 + 4 * index), new: 4, session: index % 3 == 0 ? "s" : "") {
                 $0.generate.include.exitDistributions = index % 2 == 0
@@ -36,15 +36,28 @@ struct ChaosTests {
     @Test(
         "Random orders, losses and partial memories", arguments: ["early-1x", "online-1x"],
         Array(1...25 as ClosedRange<UInt64>))
-    func history(_ checkpoint: String, _ seed: UInt64) {
+    func history(_ checkpoint: String, _ seed: UInt64) { history(checkpoint, seed, handsOver: false) }
+
+    @Test(
+        "The same when workers hand rows on to each other and some get lost on the way",
+        arguments: ["early-1x", "online-1x"], Array(1...50 as ClosedRange<UInt64>))
+    func handedOver(_ checkpoint: String, _ seed: UInt64) { history(checkpoint, seed, handsOver: true) }
+
+    private func history(_ checkpoint: String, _ seed: UInt64, handsOver: Bool) {
         var random = Seeded(state: seed)
-        var quiet = begin(checkpoint)
+        var quiet = begin(checkpoint, handsOver: false)
         quiet.run()
-        var suite = begin(checkpoint)
+        var suite = begin(checkpoint, handsOver: handsOver)
         var incarnation: UInt64 = 1
         var pending: [String: [(session: UInt64, outcome: Outcome)]] = [:]
         for _ in 0..<5000 where suite.state.activeRequests > 0 {
             let name = ["decider", "core", "coda"].randomElement(using: &random)!
+            suite.losesHandOvers = Int.random(in: 0..<20, using: &random) == 0
+            if handsOver, Int.random(in: 0..<30, using: &random) == 0 {
+                suite.now += 1_500_000_000
+                suite.beat(holding: pending.mapValues(\.count))
+                suite.feed(.tick)
+            }
             let work = suite.take(name)
             pending[name, default: []] += zip(work.map(\.item.session), suite.compute(name, work)).map { ($0, $1) }
             if Int.random(in: 0..<150, using: &random) == 0 {

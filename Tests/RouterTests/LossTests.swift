@@ -251,7 +251,7 @@ extension Suite {
     }
 
     /// A heartbeat of every worker.
-    mutating func beat(except silent: String? = nil, computing: Set<String> = []) {
+    mutating func beat(except silent: String? = nil, computing: Set<String> = [], holding: [String: Int] = [:]) {
         for player in players.values where player.name != silent {
             let incarnation = String(decoding: player.address, as: UTF8.self).split(separator: "#")[1]
             feed(
@@ -260,6 +260,7 @@ extension Suite {
                         $0.name = player.name
                         $0.incarnation = UInt64(incarnation)!
                         $0.computing = computing.contains(player.name)
+                        $0.queued = UInt32(player.inbox.count + holding[player.name, default: 0])
                     }))
         }
     }

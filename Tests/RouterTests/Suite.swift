@@ -23,6 +23,8 @@ struct Suite {
         var held: [UInt64: Int] = [:]
         /// Work received and not answered, in order.
         var inbox: [Work] = []
+        /// Attempts that are no longer wanted.
+        var cancelled: [UInt64: UInt32] = [:]
         /// Rows computed: (session, position) in order, and the depth of each.
         var computed: [(session: UInt64, position: Int)] = []
         var depths: [[Int]: [UInt8]] = [:]
@@ -33,6 +35,10 @@ struct Suite {
     }
 
     var state: RouterState
+    /// Workers have inboxes and hand rows on to each other.
+    let handsOver: Bool
+    /// What workers hand over is lost on the way.
+    var losesHandOvers = false
     let model: ModelConfiguration
     let fingerprint: String
     /// Nanoseconds.
@@ -50,8 +56,10 @@ struct Suite {
     /// checkpoint: a golden case. workers: one a stage, named like it, unless empty.
     init(
         _ checkpoint: String = "early-1x", chunk: Int = 64, window: Int = 4, ledger: LedgerContents = LedgerContents(),
-        workers: [StageKind] = StageKind.allCases, _ change: (inout RouterState.Configuration) -> Void = { _ in }
+        workers: [StageKind] = StageKind.allCases, handsOver: Bool = false,
+        _ change: (inout RouterState.Configuration) -> Void = { _ in }
     ) {
+        self.handsOver = handsOver
         let checkpoint = Suite.golden[checkpoint]!
         var configuration = RouterState.Configuration(checkpoint: checkpoint)
         configuration.chunk = chunk
@@ -91,6 +99,7 @@ struct Suite {
             $0.creditBytes = credit
             $0.durability = "process"
             $0.pid = 100
+            $0.inbox = handsOver ? "inproc://\(name)" : ""
         }
         change(&ready)
         feed(.ready(ready, from: player.address))
@@ -121,7 +130,34 @@ struct Suite {
     mutating func answer(_ name: String, _ work: [Work]) { deliver(name, compute(name, work)) }
 
     mutating func compute(_ name: String, _ work: [Work]) -> [Outcome] {
-        work.map { players[name]!.compute($0, model) }
+        work.map { item in
+            var outcome = players[name]!.compute(item, model)
+            handOver(item.item, &outcome, players[name]!.stage)
+            return outcome
+        }
+    }
+
+    /// As workers do: rows with a way named go to the next worker at once.
+    private mutating func handOver(_ item: Anira_Worker_V1_WorkItem, _ outcome: inout Outcome, _ stage: StageKind) {
+        let peer = stage == .decider ? item.onward.core : item.onward.coda
+        guard item.hasOnward, !peer.inbox.isEmpty, outcome.tensor != nil else { return }
+        var next = item
+        next.onward.clearCore()
+        if stage == .decider {
+            next.core.depths = outcome.item.decider.depths
+            next.core.depth = item.decider.depth
+            next.core.depth.distributions = item.decider.depth.distributions && outcome.item.decider.depths.isEmpty
+        } else {
+            next.coda = item.onward.codaWork
+            next.clearOnward()
+        }
+        outcome.item.handedTo = peer.worker
+        guard !losesHandOvers else { return }
+        change(Array(peer.worker.utf8)) {
+            if $0.cancelled[item.request].map({ item.attempt > $0 }) ?? true {
+                $0.inbox.append(Work(next, tensor: outcome.tensor))
+            }
+        }
     }
 
     mutating func deliver(_ name: String, _ outcomes: [Outcome]) {
@@ -180,9 +216,12 @@ struct Suite {
             case .readyAck(_, let address): acknowledged.append(address)
             case .refuse(let message, _): refused.append(message)
             case .work(let work, let address): change(address) { $0.inbox += work }
-            case .cancel(let request, let address):
+            case .cancel(let request, let attempt, let address):
                 cancels.append((request, address))
-                change(address) { $0.inbox.removeAll { $0.item.request == request } }
+                change(address) {
+                    $0.inbox.removeAll { $0.item.request == request && $0.item.attempt <= attempt }
+                    $0.cancelled[request] = attempt
+                }
             case .release(let session, let drop, let address):
                 releases.append((session, drop))
                 change(address) { if drop { $0.held[session] = nil } }

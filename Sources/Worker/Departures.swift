@@ -1,0 +1,80 @@
+import KVStore
+import Messaging
+import Proto
+
+/// Where outcomes go: called from the compute thread or the store's writer thread, once the rows are committed.
+public typealias OutcomeSink = @Sendable (Outcome) -> Void
+
+/// Gives rows straight to another worker; false when it takes none now. Called from the compute thread.
+public typealias HandOver = (_ rows: [Work], _ to: Anira_Worker_V1_Peer) -> Bool
+
+/// What leaves a stage in one step. Where the Router named the next worker, rows go to it at once, many in one
+/// message. Every result goes to the Router when its rows are committed, so that nothing is acknowledged before:
+/// the hand-over only saves the way through the Router (docs/protocol.md, "Hand-over").
+public struct Departures {
+    private let store: KVStore
+    private let post: OutcomeSink
+    private let handOver: HandOver
+    private var finished: [Departure] = []
+
+    private struct Departure {
+        let item: AdmittedItem
+        var outcome: Outcome
+        let to: Anira_Worker_V1_Peer
+        let next: Work?
+    }
+
+    public init(store: KVStore, post: @escaping OutcomeSink, handOver: @escaping HandOver) {
+        self.store = store
+        self.post = post
+        self.handOver = handOver
+    }
+
+    /// An item is computed. work: what the outcome's rows are for at `peer`, when there is one.
+    public mutating func add(
+        _ item: AdmittedItem, _ outcome: Outcome, to peer: Anira_Worker_V1_Peer = .init(),
+        as work: Anira_Worker_V1_WorkItem.OneOf_Work? = nil
+    ) {
+        var outcome = outcome
+        let done = monotonicNanoseconds()
+        let enqueued = item.work.item.enqueuedNs
+        outcome.item.queueUs = item.admitted > enqueued ? Float(item.admitted - enqueued) / 1000 : 0
+        outcome.item.computeUs = Float(done - item.admitted) / 1000
+        guard let work, !peer.inbox.isEmpty else {
+            finished.append(Departure(item: item, outcome: outcome, to: peer, next: nil))
+            return
+        }
+        var next = item.work.item
+        next.work = work
+        next.addressee = peer.worker
+        next.enqueuedNs = done
+        next.onward.clearCore()
+        if case .coda = work { next.clearOnward() }
+        finished.append(Departure(item: item, outcome: outcome, to: peer, next: Work(next, tensor: outcome.tensor)))
+    }
+
+    /// The step is over: hands rows over, then commits.
+    public mutating func leave() {
+        var groups: [Anira_Worker_V1_Peer: [Int]] = [:]
+        for index in finished.indices where finished[index].next != nil {
+            groups[finished[index].to, default: []].append(index)
+        }
+        for (peer, group) in groups where handOver(group.compactMap { finished[$0].next }, peer) {
+            for index in group { finished[index].outcome.item.handedTo = peer.worker }
+        }
+        for departure in finished { commit(departure.item, departure.outcome) }
+        finished.removeAll(keepingCapacity: true)
+    }
+
+    /// Posts the outcome after the commit of the item's positions; a failed commit becomes its failure.
+    private func commit(_ item: AdmittedItem, _ outcome: Outcome) {
+        store.commit(session: item.session, positions: item.range) { [post] error in
+            guard let error else { return post(outcome) }
+            var failed = outcome
+            failed.tensor = nil
+            failed.item.failure.code = ErrorCode.storeFull.rawValue
+            failed.item.failure.message = "\(error)"
+            post(failed)
+        }
+    }
+}
