@@ -35,16 +35,49 @@ __attribute__((constructor)) static void choose_variant(void) {
 
 const char *anira_kernels_variant(void) { return variant()->name; }
 
-void anira_matmul(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
-    variant()->matmul(x, ldx, packed, m, n, k, y, ldy);
+// A product cut into ranges of outputs, one a part.
+typedef struct {
+    Ending ending;
+    const Rows *x;
+    const anira_matrix *w;
+    int m, parts;
+    float *y;
+    size_t ldy;
+} Product;
+
+static void product_part(void *context, int part) {
+    const Product *job = context;
+    int columns = (job->w->n + 15) / 16;
+    int first = (int)((long)columns * part / job->parts), end = (int)((long)columns * (part + 1) / job->parts);
+    variant()->product(job->ending, job->x, job->w, first, end, job->m, job->y, job->ldy);
 }
 
-void anira_matmul_add(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
-    variant()->matmul_add(x, ldx, packed, m, n, k, y, ldy);
+// Below this many multiply-adds waking another thread costs more than it saves.
+enum { SMALLEST_SHARED = 1 << 17 };
+
+static void run_product(Ending ending, const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy) {
+    if (m <= 0) return;
+    Rows rows = {x, (size_t)ldx, NULL, 0, NULL};
+    if (w->format == ANIRA_INT8) rows = anira_as_integers(x, (size_t)ldx, m, w->k, variant()->quantize);
+    long work = (long)m * w->n * w->k * (ending == SWIGLU ? 2 : 1);
+    int threads = work < SMALLEST_SHARED ? 1 : anira_threads();
+    // More parts than threads where they are large: a thread that is held up then holds up less.
+    Product job = {ending, &rows, w, m, threads == 1 ? 1 : work > 64L * SMALLEST_SHARED ? 4 * threads : threads,
+                   y,      (size_t)ldy};
+    if (job.parts == 1) return product_part(&job, 0);
+    anira_parallel(job.parts, product_part, &job);
 }
 
-void anira_matmul_swiglu(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
-    variant()->matmul_swiglu(x, ldx, packed, m, n, k, y, ldy);
+void anira_matmul(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy) {
+    run_product(PUT, x, ldx, w, m, y, ldy);
+}
+
+void anira_matmul_add(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy) {
+    run_product(ADD, x, ldx, w, m, y, ldy);
+}
+
+void anira_matmul_swiglu(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy) {
+    run_product(SWIGLU, x, ldx, w, m, y, ldy);
 }
 
 void anira_rmsnorm(const float *x, int ldx, const float *w, float eps, int m, int h, float *y, int ldy) {

@@ -2,45 +2,114 @@
 //   TILE_ROWS         most rows a tile holds
 //   TILE_PANELS(r)    panels in a tile of r rows
 //   TILES(T)          T(r, panels) for every tile needed; T(r, 1) for each r is the remainder of a row of panels
+//   DOT_PAIRS(w, x)   lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
 //
-// Each output is one chain of fused multiply-adds over k in sequence, whatever the tile. Tiles exist only to have
-// enough chains in flight (latency) and to use each loaded weight for several rows (bandwidth).
+// Each output is one chain of fused multiply-adds over k in sequence, whatever the tile; with int8 weights it is one
+// sum of integers, which has no order. Tiles exist only to have enough chains in flight (latency) and to use each
+// loaded weight for several rows (bandwidth).
 #include "vector.h"
 
 enum { GROUP_PANELS = 8 };  // most panels in flight: the sums of a group are at most TILE_ROWS x GROUP_PANELS
 
-// Floats between a load of weights and what is asked for then: long enough for memory to answer. One row reads
+// Bytes between a load of weights and what is asked for then: long enough for memory to answer. One row reads
 // several panels as fast as memory gives them, which the CPU's own prefetcher does better alone.
-enum { PREFETCH_AHEAD = 2048 };
+enum { PREFETCH_AHEAD = 8192 };
 
-typedef enum { PUT, ADD, SWIGLU } Ending;
+typedef uint32_t u16 __attribute__((vector_size(64)));
+typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
+typedef int8_t bytes32 __attribute__((vector_size(32)));
+typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
+typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
-// sums[p * rows + r] = x[r, 0..<k] . panel p.  w: [panels, k, 16].  rows and panels are constants at each call.
-INLINE void tile(const int rows, const int panels, const float *x, size_t ldx, const float *w, size_t k, v16 *sums) {
+// Weights i of the 16 outputs of a panel. bf16: two of them share 32 bits, the one with even i below.
+INLINE v16 weights_at(const anira_format format, const char *panel, size_t i) {
+    if (format == ANIRA_F32) return load((const float *)panel + i * 16);
+    u16 both = *(const u16_anywhere *)(panel + i / 2 * 64);
+    return i % 2 == 0 ? (v16)(both << 16) : (v16)(both & 0xffff0000u);
+}
+
+// One step of the chains: acc[p * rows + r] += x[r, i] * weights i of panel p.
+INLINE void multiply_step(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
+                          const char *w, size_t stride, size_t i, v16 *acc) {
+    v16 weights[GROUP_PANELS];
+#pragma clang loop unroll(full)
+    for (int p = 0; p < panels; p++) weights[p] = weights_at(format, w + (size_t)p * stride, i);
+#pragma clang loop unroll(full)
+    for (int r = 0; r < rows; r++) {
+        v16 input = splat(x[(size_t)r * ldx + i]);
+#pragma clang loop unroll(full)
+        for (int p = 0; p < panels; p++) acc[p * rows + r] = fma16(input, weights[p], acc[p * rows + r]);
+    }
+}
+
+// sums[p * rows + r] = x[r, 0..<k] . panel p.  Panels are `stride` bytes apart. rows and panels are constants at each call.
+INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
+                 const char *w, size_t stride, size_t k, v16 *sums) {
+    const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
     v16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = splat(0);
-    for (size_t i = 0; i < k; i++) {
-        v16 weights[GROUP_PANELS];
+    size_t i = 0;
+    for (; i + 1 < k; i += 2) {
+        if (rows > 1) {
 #pragma clang loop unroll(full)
-        for (int p = 0; p < panels; p++) {
-            const float *at = w + ((size_t)p * k + i) * 16;
-            if (rows > 1) __builtin_prefetch(at + PREFETCH_AHEAD);
-            weights[p] = load(at);
+            for (int p = 0; p < panels; p++) {
+                const char *at = w + (size_t)p * stride + i * line + PREFETCH_AHEAD;
+                __builtin_prefetch(at);
+                if (format == ANIRA_F32) __builtin_prefetch(at + 64);
+            }
         }
-#pragma clang loop unroll(full)
-        for (int r = 0; r < rows; r++) {
-            v16 input = splat(x[(size_t)r * ldx + i]);
-#pragma clang loop unroll(full)
-            for (int p = 0; p < panels; p++) acc[p * rows + r] = fma16(input, weights[p], acc[p * rows + r]);
-        }
+        multiply_step(format, rows, panels, x, ldx, w, stride, i, acc);
+        multiply_step(format, rows, panels, x, ldx, w, stride, i + 1, acc);
     }
+    if (i < k) multiply_step(format, rows, panels, x, ldx, w, stride, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
 }
 
-static void run_tile(int rows, int panels, const float *x, size_t ldx, const float *w, size_t k, v16 *sums) {
-#define TILE_CASE(R, P) case (R) * 16 + (P): return tile(R, P, x, ldx, w, k, sums);
+// The same from integers: x in 16 bits, two at a time, weights in 8.
+INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t ldx, const char *w, size_t stride,
+                      size_t pairs, const float *row_scales, const float *output_scales, v16 *sums) {
+    i16 acc[TILE_ROWS * GROUP_PANELS];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < rows * panels; i++) acc[i] = (i16){0};
+    for (size_t i = 0; i < pairs; i++) {
+        pairs16 weights[GROUP_PANELS];
+#pragma clang loop unroll(full)
+        for (int p = 0; p < panels; p++)
+            weights[p] = __builtin_convertvector(*(const bytes32_anywhere *)(w + (size_t)p * stride + i * 32), pairs16);
+#pragma clang loop unroll(full)
+        for (int r = 0; r < rows; r++) {
+            int32_t both;
+            memcpy(&both, x + (size_t)r * ldx + 2 * i, sizeof both);
+            i16 inputs = (i16){0} + both;
+#pragma clang loop unroll(full)
+            for (int p = 0; p < panels; p++) acc[p * rows + r] += DOT_PAIRS(weights[p], (pairs16)inputs);
+        }
+    }
+#pragma clang loop unroll(full)
+    for (int p = 0; p < panels; p++)
+#pragma clang loop unroll(full)
+        for (int r = 0; r < rows; r++)
+            sums[p * rows + r] =
+                __builtin_convertvector(acc[p * rows + r], v16) * splat(row_scales[r]) * load(output_scales + p * 16);
+}
+
+// One tile of rows row... and panels panel... of a product.
+static void run_tile(const Rows *x, const anira_matrix *w, int row, int rows, int panel, int panels, v16 *sums) {
+    size_t k = (size_t)w->k, stride = anira_panel_bytes(w->format, w->k);
+    const char *at = (const char *)w->panels + (size_t)panel * stride;
+    const float *floats = x->floats + (size_t)row * x->stride;
+    const int16_t *integers = x->integers + (size_t)row * x->integer_stride;
+#define TILE_CASE(R, P)                                                                                                \
+    case (R) * 16 + (P):                                                                                               \
+        switch (w->format) {                                                                                           \
+        case ANIRA_F32: return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, k, sums);                              \
+        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, at, stride, k, sums);                            \
+        case ANIRA_INT8:                                                                                               \
+            return tile_int8(R, P, integers, x->integer_stride, at, stride, (k + 1) / 2, x->scales + row,               \
+                             w->scales + panel * 16, sums);                                                             \
+        }
     switch (rows * 16 + panels) { TILES(TILE_CASE) }
 #undef TILE_CASE
 }
@@ -56,39 +125,47 @@ INLINE void finish_row(Ending ending, const v16 *sums, int rows, int panels, flo
     }
 }
 
-// All products: for a group of panels that stays in cache, all blocks of rows. x: [m, k], w: [panels, k, 16].
-INLINE void product(Ending ending, const float *x, size_t ldx, const float *w, int m, int n, size_t k, float *y,
+// Outputs 16 first ..< 16 end of m rows: for a group of panels that stays in cache, all blocks of rows.
+static void product(Ending ending, const Rows *x, const anira_matrix *w, int first, int end, int m, float *y,
                     size_t ldy) {
-    if (m <= 0) return;
     int per_output = ending == SWIGLU ? 2 : 1;
-    int panels = (n + 15) / 16 * per_output;
     int blocks = (m + TILE_ROWS - 1) / TILE_ROWS;
     int width = TILE_PANELS((m + blocks - 1) / blocks);
     int group = width > 1 ? width : 2;
     v16 sums[TILE_ROWS * GROUP_PANELS];
-    for (int first = 0; first < panels; first += group) {
-        int here = panels - first < group ? panels - first : group;
-        int column = first / per_output * 16;
+    for (int panel = first * per_output, last = end * per_output; panel < last; panel += group) {
+        int here = last - panel < group ? last - panel : group;
+        int column = panel / per_output * 16;
         for (int block = blocks, row = 0, rows; block > 0; block--, row += rows) {
             rows = (m - row + block - 1) / block;
             for (int p = 0, step; p < here; p += step) {
                 step = here - p >= width ? width : 1;
-                run_tile(rows, step, x + row * ldx, ldx, w + (size_t)(first + p) * k * 16, k, sums + p * rows);
+                run_tile(x, w, row, rows, panel + p, step, sums + p * rows);
             }
             for (int r = 0; r < rows; r++)
-                finish_row(ending, sums + r, rows, here, y + (row + r) * ldy + column, n - column);
+                finish_row(ending, sums + r, rows, here, y + (size_t)(row + r) * ldy + column, w->n - column);
         }
     }
 }
 
-static void matmul(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
-    product(PUT, x, (size_t)ldx, packed, m, n, (size_t)k, y, (size_t)ldy);
-}
-
-static void matmul_add(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
-    product(ADD, x, (size_t)ldx, packed, m, n, (size_t)k, y, (size_t)ldy);
-}
-
-static void matmul_swiglu(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy) {
-    product(SWIGLU, x, (size_t)ldx, packed, m, n, (size_t)k, y, (size_t)ldy);
+// Rows of k floats to integers of at most `limit`: out[i] = nearest(x[i] / scale), scale = max |x| / limit. Zeros fill
+// up to `width`.
+static void quantize(const float *x, size_t ldx, int m, int k, float limit, int16_t *out, size_t width, float *scales) {
+    for (int row = 0; row < m; row++, x += ldx, out += width) {
+        v16 top = splat(0);
+        for (int i = 0; i < k; i += 16) {
+            v16 v = load_first(x + i, k - i);
+            top = larger(choose(v < 0.0f, -v, v), top);
+        }
+        float most = largest(top);
+        float inverse = most > 0 ? limit / most : 0;
+        scales[row] = most / limit;
+        for (size_t i = 0; i < width; i += 16) {
+            int valid = (int)((size_t)k > i ? (size_t)k - i : 0);
+            v16 v = load_first(x + i, valid) * inverse;
+            // To nearest, halves to even, by adding what leaves no bits for a fraction: |v| is below 2^22.
+            v = (v + 0x1.8p23f) - 0x1.8p23f;
+            for (int lane = 0; lane < 16 && i + (size_t)lane < width; lane++) out[i + (size_t)lane] = (int16_t)v[lane];
+        }
+    }
 }

@@ -1,7 +1,10 @@
 // Memory for weights, and the layout they are packed in.
 #define _DEFAULT_SOURCE
-#include "kernels.h"
+#include "variant.h"
 
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,25 +40,119 @@ void anira_release(float *memory, size_t count) {
     munmap(memory, rounded_up(bytes, HUGE));
 }
 
-size_t anira_packed_count(int n, int k) { return ((size_t)n + 15) / 16 * 16 * (size_t)k; }
+size_t anira_panel_bytes(anira_format format, int k) {
+    size_t pairs = ((size_t)k + 1) / 2;
+    switch (format) {
+    case ANIRA_F32: return (size_t)k * 64;
+    case ANIRA_BF16: return pairs * 64;
+    case ANIRA_INT8: return pairs * 32;
+    }
+    return 0;
+}
 
-// Outputs 16 panel ..< 16 panel + 16 of w [n, k] to [k][16], zeros past n.
-static void pack_panel(const float *w, int n, int k, int panel, float *packed) {
+size_t anira_packed_bytes(anira_format format, int n, int k) {
+    return ((size_t)n + 15) / 16 * anira_panel_bytes(format, k);
+}
+
+// To nearest, halves to even. Weights are finite (checked at load).
+static uint32_t to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// One output of a panel: weights 0..<k to their places, and its scale.
+static void pack_output(anira_format format, const float *w, int k, int lane, char *panel, float *scale) {
+    float most = 0;
+    for (int i = 0; i < k; i++) most = fabsf(w[i]) > most ? fabsf(w[i]) : most;
+    if (format == ANIRA_INT8) *scale = most / 127;
+    for (int i = 0; i < k; i++) {
+        size_t pair = ((size_t)i / 2 * 16 + (size_t)lane);
+        switch (format) {
+        case ANIRA_F32: ((float *)panel)[(size_t)i * 16 + (size_t)lane] = w[i]; break;
+        case ANIRA_BF16: ((uint32_t *)panel)[pair] |= to_bf16(w[i]) << (i % 2 * 16); break;
+        case ANIRA_INT8: ((int8_t *)panel)[2 * pair + (size_t)i % 2] = most > 0 ? (int8_t)lrintf(w[i] * (127 / most)) : 0;
+        }
+    }
+}
+
+// Outputs 16 panel ..< 16 panel + 16 of w [n, k], zeros past n.
+static void pack_panel(anira_format format, const float *w, int n, int k, int panel, char *packed, float *scales) {
+    memset(packed, 0, anira_panel_bytes(format, k));
     for (int lane = 0; lane < 16; lane++) {
         int output = panel * 16 + lane;
-        const float *row = w + (size_t)output * (size_t)k;
-        for (int i = 0; i < k; i++) packed[(size_t)i * 16 + (size_t)lane] = output < n ? row[i] : 0;
+        if (format == ANIRA_INT8) scales[lane] = 0;
+        if (output < n) pack_output(format, w + (size_t)output * (size_t)k, k, lane, packed, scales + lane);
     }
 }
 
-void anira_pack(const float *w, int n, int k, float *packed) {
-    for (int panel = 0; panel * 16 < n; panel++) pack_panel(w, n, k, panel, packed + (size_t)panel * 16 * (size_t)k);
+void anira_pack(anira_format format, const float *w, int n, int k, void *panels, float *scales) {
+    for (int panel = 0; panel * 16 < n; panel++)
+        pack_panel(format, w, n, k, panel, (char *)panels + (size_t)panel * anira_panel_bytes(format, k),
+                   scales + panel * 16);
 }
 
-void anira_pack_pair(const float *gate, const float *up, int n, int k, float *packed) {
-    size_t size = 16 * (size_t)k;
+void anira_pack_pair(anira_format format, const float *gate, const float *up, int n, int k, void *panels,
+                     float *scales) {
+    size_t size = anira_panel_bytes(format, k);
+    char *packed = panels;
     for (int panel = 0; panel * 16 < n; panel++, packed += 2 * size) {
-        pack_panel(gate, n, k, panel, packed);
-        pack_panel(up, n, k, panel, packed + size);
+        pack_panel(format, gate, n, k, panel, packed, scales + panel * 32);
+        pack_panel(format, up, n, k, panel, packed + size, scales + panel * 32 + 16);
     }
+}
+
+// ---- integers -------------------------------------------------------------------------------------------
+
+typedef struct {
+    int16_t *integers;
+    float *scales;
+    size_t integer_room, scale_room;
+} Quantized;
+
+static pthread_key_t quantized_key;
+static pthread_once_t quantized_once = PTHREAD_ONCE_INIT;
+
+static void free_quantized(void *memory) {
+    Quantized *held = memory;
+    free(held->integers);
+    free(held->scales);
+    free(held);
+}
+
+static void make_quantized_key(void) { pthread_key_create(&quantized_key, free_quantized); }
+
+// The calling thread's memory, grown to the largest batch it saw: nothing is allocated for a token.
+static Quantized *quantized_memory(size_t integers, size_t scales) {
+    static _Thread_local Quantized *mine;
+    if (!mine) {
+        pthread_once(&quantized_once, make_quantized_key);
+        mine = calloc(1, sizeof *mine);
+        if (mine) pthread_setspecific(quantized_key, mine);
+    }
+    if (mine && mine->integer_room < integers) {
+        free(mine->integers);
+        mine->integers = malloc(integers * sizeof *mine->integers);
+        mine->integer_room = integers;
+    }
+    if (mine && mine->scale_room < scales) {
+        free(mine->scales);
+        mine->scales = malloc(scales * sizeof *mine->scales);
+        mine->scale_room = scales;
+    }
+    if (!mine || !mine->integers || !mine->scales) {
+        perror("no memory for the rows of a product");
+        abort();
+    }
+    return mine;
+}
+
+Rows anira_as_integers(const float *x, size_t stride, int m, int k,
+                       void (*quantize)(const float *, size_t, int, int, float, int16_t *, size_t, float *)) {
+    size_t width = ((size_t)k + 15) & ~(size_t)15;
+    Quantized *memory = quantized_memory((size_t)m * width, (size_t)m);
+    // The largest integers whose products with bytes cannot overflow a sum of k.
+    float most = (float)((INT32_MAX - 1) / 127 / k);
+    quantize(x, stride, m, k, most > INT16_MAX ? INT16_MAX : most, memory->integers, width, memory->scales);
+    return (Rows){x, stride, memory->integers, width, memory->scales};
 }

@@ -5,10 +5,30 @@
 #include "kernels.h"
 #include "training.h"
 
+// What a product does with its sums.
+typedef enum { PUT, ADD, SWIGLU } Ending;
+
+// The rows of a product: floats, and for int8 weights the same as integers with a scale for each row.
+typedef struct {
+    const float *floats;
+    size_t stride;
+    const int16_t *integers;
+    size_t integer_stride;
+    const float *scales;
+} Rows;
+
+// Bytes of a panel of 16 outputs.
+size_t anira_panel_bytes(anira_format format, int k);
+// The rows of a product with int8 weights, in memory of the calling thread that its next call reuses.
+Rows anira_as_integers(const float *x, size_t stride, int m, int k,
+                       void (*quantize)(const float *, size_t, int, int, float, int16_t *, size_t, float *));
+
 // Members are the functions of kernels.h without their prefix.
 typedef struct {
     const char *name;
-    __typeof__(anira_matmul) *matmul, *matmul_add, *matmul_swiglu;
+    void (*product)(Ending ending, const Rows *x, const anira_matrix *w, int first, int end, int m, float *y,
+                    size_t ldy);
+    void (*quantize)(const float *x, size_t ldx, int m, int k, float limit, int16_t *out, size_t width, float *scales);
     __typeof__(anira_rmsnorm) *rmsnorm;
     __typeof__(anira_layernorm) *layernorm;
     __typeof__(anira_rope) *rope;
@@ -33,7 +53,7 @@ typedef struct {
 
 // Every kernel of the including file, in the order of Variant.
 #define ANIRA_KERNELS_OF_THIS_FILE                                                                                \
-    matmul, matmul_add, matmul_swiglu, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, sum_all,      \
+    product, quantize, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, sum_all,      \
         rmsnorm_backward, layernorm_backward, swiglu, swiglu_backward, silu_backward, dot_difference, add,             \
         sequence_attention, sequence_attention_backward, adamw
 

@@ -9,6 +9,22 @@
 #define TILES(T) T(1, 4) T(1, 1) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include "vector.h"
+
+typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
+typedef int16_t pairs_of_8 __attribute__((vector_size(32)));
+
+INLINE i16 dot_pairs(pairs_of_16 w, pairs_of_16 x) {
+    pairs_of_8 low[2], high[2];
+    memcpy(low, &w, sizeof w), memcpy(high, &x, sizeof x);
+    __typeof__(__builtin_ia32_pmaddwd256(low[0], high[0])) sums[2] = {__builtin_ia32_pmaddwd256(low[0], high[0]),
+                                                                      __builtin_ia32_pmaddwd256(low[1], high[1])};
+    i16 total;
+    memcpy(&total, sums, sizeof total);
+    return total;
+}
+#define DOT_PAIRS dot_pairs
+
 #include "matmul.h"
 #include "rows.h"
 #include "attention.h"

@@ -11,6 +11,13 @@
 
 #pragma clang attribute push(                                                                                     \
     __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#include "vector.h"
+
+typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
+
+INLINE i16 dot_pairs(pairs_of_16 w, pairs_of_16 x) { return (i16)__builtin_ia32_pmaddwd512(w, x); }
+#define DOT_PAIRS dot_pairs
+
 #include "matmul.h"
 #include "rows.h"
 #include "attention.h"

@@ -5,6 +5,17 @@
 #define TILE_PANELS(rows) 1
 #define TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
+#include "vector.h"
+
+typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
+
+INLINE i16 dot_pairs(pairs_of_16 w, pairs_of_16 x) {
+    i16 total;
+    for (int lane = 0; lane < 16; lane++) total[lane] = w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1];
+    return total;
+}
+#define DOT_PAIRS dot_pairs
+
 #include "matmul.h"
 #include "rows.h"
 #include "attention.h"

@@ -5,7 +5,9 @@ import Kernels
 public final class Checkpoint: Sendable {
     public let directory: String
     public let configuration: ModelConfiguration
-    /// Identifies configuration and weights: 8 hex digits of each one's CRC-32C.
+    /// How products hold their weights.
+    public let weights: WeightFormat
+    /// Identifies configuration and weights: 8 hex digits of each one's CRC-32C, and the format unless it is f32.
     public let fingerprint: String
     public let vocabulary: Vocabulary?
     private let files: [SafetensorsFile]
@@ -14,7 +16,8 @@ public final class Checkpoint: Sendable {
     /// The folder's last path component.
     public var name: String { URL(fileURLWithPath: directory).standardizedFileURL.lastPathComponent }
 
-    public init(directory: String) throws {
+    public init(directory: String, weights format: WeightFormat = .f32) throws {
+        weights = format
         self.directory = directory
         let config = try Self.read("\(directory)/config.json")
         configuration = try ModelConfiguration(json: config, path: "\(directory)/config.json")
@@ -27,7 +30,7 @@ public final class Checkpoint: Sendable {
         var weights: UInt32 = 0
         for file in files { weights = anira_crc32c(weights, file.bytes.baseAddress, file.bytes.count) }
         let shape = config.withUnsafeBytes { anira_crc32c(0, $0.baseAddress, $0.count) }
-        fingerprint = Self.hex(shape) + "-" + Self.hex(weights)
+        fingerprint = Self.hex(shape) + "-" + Self.hex(weights) + (format == .f32 ? "" : "-\(format.rawValue)")
         vocabulary = try Vocabulary.load(from: directory, size: configuration.vocabSize)
     }
 
@@ -77,6 +80,6 @@ public final class Checkpoint: Sendable {
 
     /// A weight matrix [outputs, inputs], packed for the kernels.
     func matrix(_ name: String, outputs: Int, inputs: Int) throws -> PackedMatrix {
-        PackedMatrix(try floats(name, outputs, inputs), outputs: outputs, inputs: inputs)
+        PackedMatrix(try floats(name, outputs, inputs), outputs: outputs, inputs: inputs, format: weights)
     }
 }

@@ -76,12 +76,13 @@ public final class LayerStack {
             return Layer(
                 inputNorm: try checkpoint.floats("\(base).input_layernorm.weight", h),
                 wq: try checkpoint.matrix("\(base).self_attn.q_proj.weight", outputs: h, inputs: h),
-                wkv: PackedMatrix(keys + values, outputs: 2 * w, inputs: h),
+                wkv: PackedMatrix(keys + values, outputs: 2 * w, inputs: h, format: checkpoint.weights),
                 wo: try checkpoint.matrix("\(base).self_attn.o_proj.weight", outputs: h, inputs: h),
                 postNorm: try checkpoint.floats("\(base).post_attention_layernorm.weight", h),
                 gateUp: PackedMatrix(
                     gate: try checkpoint.floats("\(base).mlp.gate_proj.weight", i, h),
-                    up: try checkpoint.floats("\(base).mlp.up_proj.weight", i, h), outputs: i, inputs: h),
+                    up: try checkpoint.floats("\(base).mlp.up_proj.weight", i, h), outputs: i, inputs: h,
+                    format: checkpoint.weights),
                 down: try checkpoint.matrix("\(base).mlp.down_proj.weight", outputs: h, inputs: i))
         }
     }
@@ -117,17 +118,23 @@ public final class LayerStack {
         let q = q.floats(m * width)
         layers[index].wq.multiply(x.floats(m * width), rows: m, into: q)
         let attended = attended.floats(m * width)
-        let longest = cache.lists.reduce(0) { max($0, $1.count) }
-        let scores = scores.floats(c.numAttentionHeads * (longest + 16))
-        let scale = 1 / Float(d).squareRoot()
+        for row in 0..<m { rope.rotate(q + row * width, heads: c.numAttentionHeads, position: cache.positions[row]) }
+        let split = Split(cache, rows: m, heads: c.numKeyValueHeads, width: width)
+        let room = c.numAttentionHeads * (split.longest + 16)
+        let scores = scores.floats(split.parts * room)
+        let (scale, shared) = (1 / Float(d).squareRoot(), c.numAttentionHeads / c.numKeyValueHeads)
         cache.visible.withUnsafeBufferPointer { visible in
-            for row in 0..<m {
-                rope.rotate(q + row * width, heads: c.numAttentionHeads, position: cache.positions[row])
-                let list = cache.lists[row]
-                anira_attention(
-                    q + row * width, cache.arena, cache.stride, index * 2 * w, index * 2 * w + w,
-                    visible.baseAddress! + list.start, Int32(list.count), Int32(c.numAttentionHeads),
-                    Int32(c.numKeyValueHeads), Int32(d), scale, scores, attended + row * width)
+            parallel(split.parts) { part in
+                let heads = split.heads(part)
+                let offset = heads.lowerBound * shared * d
+                for row in split.rows(part) {
+                    let list = cache.lists[row]
+                    anira_attention(
+                        q + row * width + offset, cache.arena, cache.stride, index * 2 * w + heads.lowerBound * d,
+                        index * 2 * w + w + heads.lowerBound * d, visible.baseAddress! + list.start, Int32(list.count),
+                        Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scores + part * room,
+                        attended + row * width + offset)
+                }
             }
         }
         layers[index].wo.multiplyAdd(attended, rows: m, into: h)
@@ -148,6 +155,30 @@ public final class LayerStack {
         let width = Int32(configuration.hiddenSize)
         anira_rmsnorm(h, width, weight, configuration.rmsNormEps, Int32(m), width, x, width)
     }
+}
+
+/// How attention is shared out: rows where there are many, heads where there are few and the context is long.
+private struct Split {
+    let parts: Int
+    /// Most visible positions of a row.
+    let longest: Int
+    private let total: Int
+    private let count: Int
+    private let splitsHeads: Bool
+
+    /// width: floats of a row's query.
+    init(_ cache: CacheView, rows: Int, heads: Int, width: Int) {
+        longest = cache.lists.reduce(0) { max($0, $1.count) }
+        let work = cache.lists.reduce(0) { $0 + $1.count } * width
+        let threads = work < 1 << 16 ? 1 : Int(anira_threads())
+        splitsHeads = rows < threads && heads >= threads
+        (total, count) = (splitsHeads ? rows : heads, splitsHeads ? heads : rows)
+        parts = min(count, rows > 8 * threads && threads > 1 ? 4 * threads : threads)
+    }
+
+    private func range(_ part: Int) -> Range<Int> { count * part / parts..<count * (part + 1) / parts }
+    func rows(_ part: Int) -> Range<Int> { splitsHeads ? 0..<total : range(part) }
+    func heads(_ part: Int) -> Range<Int> { splitsHeads ? range(part) : 0..<total }
 }
 
 /// Cosines and sines of rotate-half RoPE, [positions, D/2] each, angles in float32 as the reference computes them.

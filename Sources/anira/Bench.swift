@@ -15,7 +15,7 @@ struct Bench: ParsableCommand {
             Absolute times drift on shared machines, so limit and engine are measured interleaved, round by round, and \
             the medians of the rounds' ratios are what counts.
             """,
-        subcommands: [BenchDecode.self, BenchKernels.self, BenchTrain.self], defaultSubcommand: BenchDecode.self)
+        subcommands: [BenchDecode.self, BenchKernels.self, BenchWeights.self, BenchTrain.self], defaultSubcommand: BenchDecode.self)
 }
 
 /// Shape of the measured model: random weights.
@@ -48,6 +48,7 @@ struct BenchDecode: ParsableCommand {
     @Option(help: "Concurrent sessions of the batch measurements.") var sessions = 32
     @Option(help: "New tokens of each session and round.") var tokens = 48
     @Option(help: "Interleaved rounds.") var rounds = 5
+    @OptionGroup var compute: ComputeOptions
     @Flag(help: "Leave the services out.") var localOnly = false
     @Flag(help: "Print the results as JSON.") var json = false
 
@@ -92,10 +93,11 @@ struct BenchDecode: ParsableCommand {
         }
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
-        let checkpoint = try Checkpoint(directory: model)
+        let checkpoint = try compute.checkpoint(model)
         let engine = try LocalEngine(checkpoint)
         let floor = try WeightFloor(checkpoint, depth: depth)
-        let suite = localOnly ? nil : try SuiteUnderTest(model: model, data: folder.appendingPathComponent("data").path)
+        let suite = localOnly ? nil : try SuiteUnderTest(
+            model: model, data: folder.appendingPathComponent("data").path, arguments: compute.arguments)
         defer { suite?.stop() }
         var measured: [Round] = []
         for round in 0..<rounds {
@@ -134,23 +136,17 @@ struct BenchDecode: ParsableCommand {
     }
 
     private func report(_ rounds: [Round]) -> Report {
-        let median = Round(
+        let middle = Round(
             floorMicros: median(rounds.map(\.floorMicros)), localMicros: median(rounds.map(\.localMicros)),
             localBatchTokens: median(rounds.map(\.localBatchTokens)), suiteMicros: median(rounds.map(\.suiteMicros)),
             suiteBatchTokens: median(rounds.map(\.suiteBatchTokens)))
         return Report(
             machine: machineName(), commit: commitName(), kernels: String(cString: anira_kernels_variant()),
-            depth: depth, sessions: sessions, medians: median,
-            localOverFloor: self.median(rounds.map { $0.localMicros / $0.floorMicros }),
-            localBatchGain: self.median(rounds.map { $0.localBatchTokens * $0.localMicros / 1e6 }),
-            suiteOverLocal: localOnly ? nil : self.median(rounds.map { $0.suiteMicros / $0.localMicros }),
-            suiteBatchGain: localOnly ? nil : self.median(rounds.map { $0.suiteBatchTokens * $0.suiteMicros / 1e6 }))
-    }
-
-    private func median(_ values: [Double]) -> Double {
-        let sorted = values.sorted()
-        return sorted.count % 2 == 1
-            ? sorted[sorted.count / 2] : (sorted[sorted.count / 2 - 1] + sorted[sorted.count / 2]) / 2
+            depth: depth, sessions: sessions, medians: middle,
+            localOverFloor: median(rounds.map { $0.localMicros / $0.floorMicros }),
+            localBatchGain: median(rounds.map { $0.localBatchTokens * $0.localMicros / 1e6 }),
+            suiteOverLocal: localOnly ? nil : median(rounds.map { $0.suiteMicros / $0.localMicros }),
+            suiteBatchGain: localOnly ? nil : median(rounds.map { $0.suiteBatchTokens * $0.suiteMicros / 1e6 }))
     }
 
     private func show(_ report: Report) throws {
@@ -298,10 +294,10 @@ final class SuiteUnderTest {
     private let process = Process()
     let endpoint: String
 
-    init(model: String, data: String) throws {
+    init(model: String, data: String, arguments: [String]) throws {
         endpoint = "tcp://127.0.0.1:\(Int.random(in: 20000..<30000))"
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
-        process.arguments = ["up", "--model", model, "--data", data, "--endpoint", endpoint]
+        process.arguments = ["up", "--model", model, "--data", data, "--endpoint", endpoint] + arguments
         let output = Pipe()
         process.standardOutput = output
         try process.run()

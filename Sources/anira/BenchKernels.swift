@@ -7,7 +7,8 @@ import Model
 
 struct BenchKernels: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "kernels", abstract: "The packed product against OpenBLAS sgemm, one thread, by number of rows.")
+        commandName: "kernels",
+        abstract: "The packed products of every weight format against OpenBLAS sgemm and the machine's peak, one thread.")
     @Option(help: "Inputs K.") var inputs = 512
     @Option(help: "Outputs N.") var outputs = 2048
     @Option(help: "Interleaved rounds.") var rounds = 31
@@ -15,54 +16,96 @@ struct BenchKernels: ParsableCommand {
 
     struct Row: Codable {
         var rows: Int
-        var packedGflops: Double
+        /// Medians over the rounds.
         var sgemmGflops: Double
-        /// Median of the rounds' ratios.
-        var speedup: Double
+        var gflops: [String: Double]
+        /// f32: median of the rounds' ratios to sgemm, and share of the peak.
+        var overSgemm: Double
+        var shareOfPeak: Double
+    }
+
+    struct Report: Codable {
+        var machine = machineName()
+        var commit = commitName()
+        var kernels = String(cString: anira_kernels_variant())
+        /// sgemm of 1024³.
+        var peakGflops: Double
+        var products: [Row]
+    }
+
+    func validate() throws {
+        guard inputs > 0, outputs > 0, rounds > 0 else {
+            throw ValidationError("--inputs, --outputs and --rounds must be above 0")
+        }
     }
 
     func run() throws {
         openblas_set_num_threads(1)
-        let weights = [Float](repeating: 0.5, count: outputs * inputs)
-        let matrix = PackedMatrix(weights, outputs: outputs, inputs: inputs)
-        let rows = [1, 2, 4, 8, 16, 64].map { measure($0, weights, matrix) }
-        if json { return try printJSON(rows) }
-        print(
-            "[M×\(inputs)]·[\(inputs)×\(outputs)], kernels \(String(cString: anira_kernels_variant())), \(machineName())"
-        )
-        print("    M   packed GFLOP/s   sgemm GFLOP/s   speed-up")
+        let weights = (0..<(outputs * inputs)).map { Float($0 % 97) / 97 - 0.5 }
+        let matrices = WeightFormat.allCases.map {
+            ($0, PackedMatrix(weights, outputs: outputs, inputs: inputs, format: $0))
+        }
+        let peak = (0..<5).map { _ in sgemmPeak(1024) }.max() ?? 0
+        let rows = [1, 2, 4, 8, 16, 64].map { measure($0, weights, matrices, peak) }
+        let report = Report(peakGflops: max(peak, sgemmPeak(1024)), products: rows)
+        if json { return try printJSON(report) }
+        print("[M×\(inputs)]·[\(inputs)×\(outputs)], one thread, kernels \(report.kernels), \(report.machine)")
+        print(String(format: "peak %.0f GFLOP/s (sgemm 1024³); GFLOP/s:", report.peakGflops))
+        print("    M    sgemm      f32     bf16     int8   f32 over sgemm   of the peak")
         for row in rows {
+            let found = WeightFormat.allCases.map { String(format: "%9.1f", row.gflops[$0.rawValue] ?? 0) }.joined()
             print(
                 String(
-                    format: "%5d   %14.1f   %13.1f   %7.1f×", row.rows, row.packedGflops, row.sgemmGflops, row.speedup))
+                    format: "%5d%9.1f%@%16.1f×%13.0f%%", row.rows, row.sgemmGflops, found, row.overSgemm,
+                    100 * row.shareOfPeak))
         }
     }
 
-    private func measure(_ m: Int, _ weights: [Float], _ matrix: PackedMatrix) -> Row {
-        let x = [Float](repeating: 0.25, count: m * inputs)
+    private func measure(
+        _ m: Int, _ weights: [Float], _ matrices: [(WeightFormat, PackedMatrix)], _ peak: Double
+    ) -> Row {
+        let x = (0..<(m * inputs)).map { Float($0 % 89) / 89 - 0.5 }
         var y = [Float](repeating: 0, count: m * outputs)
         let flops = 2 * Double(m * inputs * outputs)
-        var packed: [Double] = []
         var blas: [Double] = []
+        var packed: [String: [Double]] = [:]
         let (n, k, count) = (Int32(outputs), Int32(inputs), Int32(m))
         for _ in 0..<rounds {
-            packed.append(
-                seconds { y.withUnsafeMutableBufferPointer { matrix.multiply(x, rows: m, into: $0.baseAddress!) } })
+            for (format, matrix) in matrices {
+                packed[format.rawValue, default: []].append(
+                    seconds { y.withUnsafeMutableBufferPointer { matrix.multiply(x, rows: m, into: $0.baseAddress!) } })
+            }
             blas.append(
                 seconds {
                     cblas_sgemm(
                         CblasRowMajor, CblasNoTrans, CblasTrans, count, n, k, 1, x, k, weights, k, 0, &y, n)
                 })
         }
-        let ratios = zip(blas, packed).map { $0 / $1 }.sorted()
+        let f32 = packed["f32"] ?? []
+        let gflops = packed.mapValues { flops / median($0) / 1e9 }
         return Row(
-            rows: m, packedGflops: flops / packed.sorted()[rounds / 2] / 1e9,
-            sgemmGflops: flops / blas.sorted()[rounds / 2] / 1e9, speedup: ratios[rounds / 2])
+            rows: m, sgemmGflops: flops / median(blas) / 1e9, gflops: gflops,
+            overSgemm: median(zip(blas, f32).map { $0 / $1 }), shareOfPeak: (gflops["f32"] ?? 0) / peak)
     }
+}
 
-    private func seconds(_ body: () -> Void) -> Double {
-        let start = monotonicNanoseconds()
-        body()
-        return Double(monotonicNanoseconds() - start) / 1e9
-    }
+/// GFLOP/s of OpenBLAS sgemm on size³: the machine's peak for float32.
+func sgemmPeak(_ size: Int) -> Double {
+    let (a, n) = ([Float](repeating: 0.5, count: size * size), Int32(size))
+    var c = a
+    let time = seconds { cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1, a, n, a, n, 0, &c, n) }
+    return 2 * Double(size * size * size) / time / 1e9
+}
+
+func seconds(_ body: () throws -> Void) rethrows -> Double {
+    let start = monotonicNanoseconds()
+    try body()
+    return Double(monotonicNanoseconds() - start) / 1e9
+}
+
+func median(_ values: [Double]) -> Double {
+    guard !values.isEmpty else { return .nan }
+    let sorted = values.sorted()
+    return sorted.count % 2 == 1
+        ? sorted[sorted.count / 2] : (sorted[sorted.count / 2 - 1] + sorted[sorted.count / 2]) / 2
 }

@@ -30,6 +30,7 @@ struct Eval: ParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Measure the thresholds too.") var sweep = true
     @Option(help: "Give up after so many seconds without a reply.") var timeout = 60.0
     @Flag(help: "Print the results as JSON.") var json = false
+    @OptionGroup(title: "With --model") var compute: ComputeOptions
     @OptionGroup(title: "Depth policy") var depth: DepthOptions
     @OptionGroup(title: "Task options") var taskOptions: TaskArguments
 
@@ -44,7 +45,7 @@ struct Eval: ParsableCommand {
 
     func run() throws {
         let task = try makeTask(name: task, options: try options())
-        let runner = try RequestRunner(model: model, endpoint: endpoint, timeout: timeout)
+        let runner = try RequestRunner(model: model, compute: compute, endpoint: endpoint, timeout: timeout)
         let found = try runner.model()
         guard found.maxDepth > 0, Int(found.vocabSize) >= task.vocabulary.count, try sameWords(task) else {
             throw TrainingError(

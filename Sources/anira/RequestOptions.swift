@@ -13,6 +13,7 @@ struct TargetOptions: ParsableArguments {
     @Flag(help: "Run in this process instead, without services; needs --model.") var local = false
     @Option(help: "Checkpoint folder, with --local.") var model: String?
     @Option(help: "Give up after so many seconds without a reply.") var timeout = 60.0
+    @OptionGroup(title: "With --local") var compute: ComputeOptions
 
     func validate() throws {
         guard !local || model != nil else { throw ValidationError("--local needs --model DIR") }
@@ -25,7 +26,7 @@ struct TargetOptions: ParsableArguments {
     ) throws -> (reply: ClientReply, tensors: [Frame]) {
         let last: (reply: ClientReply, tensors: [Frame])
         if local {
-            let engine = try LocalEngine(try Checkpoint(directory: model ?? ""), residentMiB: 256)
+            let engine = try LocalEngine(try compute.checkpoint(model ?? ""), residentMiB: 256)
             let all = engine.replies(to: request)
             all.dropLast().forEach { onReply($0.reply) }
             last = all.last ?? (ClientReply(), [])

@@ -14,11 +14,11 @@ final class RequestRunner {
     private let timeout: Double
 
     /// One of model (a checkpoint folder) and endpoint.
-    init(model: String?, endpoint: String?, timeout: Double) throws {
+    init(model: String?, compute: ComputeOptions, endpoint: String?, timeout: Double) throws {
         self.endpoint = endpoint
         self.timeout = timeout
         local = try model.map { directory in
-            let checkpoint = try Checkpoint(directory: directory)
+            let checkpoint = try compute.checkpoint(directory)
             return (try LocalEngine(checkpoint, residentMiB: 256), checkpoint)
         }
     }

@@ -31,7 +31,9 @@ struct ServiceOptions: ParsableArguments {
         }
     }
 
-    func checkpoint() throws -> Checkpoint { try Checkpoint(directory: model) }
+    @OptionGroup var compute: ComputeOptions
+
+    func checkpoint() throws -> Checkpoint { try compute.checkpoint(model) }
 }
 
 /// Options of the three workers.

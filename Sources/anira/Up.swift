@@ -70,6 +70,7 @@ struct Up: ParsableCommand {
                 "--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue,
                 "--supervised",
             ]
+            + service.compute.arguments
             + (memoryOnly ? ["--memory-only"] : [])
         let worker =
             shared + [

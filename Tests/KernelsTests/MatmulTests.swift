@@ -37,11 +37,10 @@ import Testing
         }
     }
 
-    @Test(arguments: Product.all)
-    func `a row does not depend on how many there are`(product: Product) {
+    @Test(arguments: Product.all, anira_format.all)
+    func `a row does not depend on how many there are`(product: Product, format: anira_format) {
         for (n, k) in Self.shapes {
-            let w = values(n * k, seed: 1)
-            let packed = product.isPair ? Packed(gate: w, up: w.reversed(), n: n, k: k) : Packed(w, n: n, k: k)
+            let packed = product.packed(values(n * k, seed: 1), n: n, k: k, format)
             for m in Array(2...20) + [25, 64] {
                 let x = values(m * k, seed: UInt64(m))
                 let y = values(m * n, seed: 2)
@@ -53,11 +52,79 @@ import Testing
         }
     }
 
-    @Test(arguments: Product.all)
-    func `what lies between the rows is left alone`(product: Product) {
+    /// Shapes large enough that the threads really share them.
+    @Test(arguments: Product.all, anira_format.all)
+    func `the number of threads changes nothing`(product: Product, format: anira_format) {
+        defer { anira_set_threads(1) }
+        for (m, n, k) in [(1, 1100, 300), (7, 520, 201), (70, 530, 520)] {
+            let packed = product.packed(values(n * k, seed: 1), n: n, k: k, format)
+            let (x, y) = (values(m * k, seed: 2), values(m * n, seed: 3))
+            let found = [1, 2, 3, 5].map { threads in
+                anira_set_threads(Int32(threads))
+                return bits(product(x, packed, rows: m, into: y))
+            }
+            #expect(found.allSatisfy { $0 == found[0] }, "m \(m) n \(n) k \(k)")
+        }
+    }
+
+    @Test(arguments: [1, 2, 5, 13])
+    func `bf16 weights give what their rounded values give in f32`(m: Int) {
+        for (n, k) in Self.shapes {
+            let (x, w) = (values(m * k, seed: 1), values(n * k, seed: 2))
+            let rounded = w.map { value in
+                let bits = value.bitPattern
+                return Float(bitPattern: (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+            }
+            let zeros = [Float](repeating: 0, count: m * n)
+            let y = Product.all[0](x, Packed(w, n: n, k: k, ANIRA_BF16), rows: m, into: zeros)
+            #expect(bits(y) == bits(Product.all[0](x, Packed(rounded, n: n, k: k), rows: m, into: zeros)))
+        }
+    }
+
+    @Test(arguments: [1, 2, 5, 13])
+    func `int8 weights give the exact product of what was rounded`(m: Int) {
+        for (n, k) in Self.shapes {
+            let (x, w) = (values(m * k, seed: 1), values(n * k, seed: 2))
+            let y = Product.all[0](
+                x, Packed(w, n: n, k: k, ANIRA_INT8), rows: m, into: [Float](repeating: 0, count: m * n))
+            let limit = min(32767, Float((Int(Int32.max) - 1) / 127 / k))
+            for i in 0..<m {
+                let input = row(i, of: x, width: k)
+                let top = input.map(abs).max()!
+                let integers = input.map { Int(($0 * (limit / top)).rounded(.toNearestOrEven)) }
+                for j in 0..<n {
+                    let weights = row(j, of: w, width: k)
+                    let most = weights.map(abs).max()!
+                    let bytes = weights.map { Int(($0 * (127 / most)).rounded(.toNearestOrEven)) }
+                    let sum = Float(zip(integers, bytes).reduce(0) { $0 + $1.0 * $1.1 })
+                    #expect(y[i * n + j] == sum * (top / limit) * (most / 127), "n \(n) k \(k)")
+                }
+            }
+        }
+    }
+
+    @Test func `int8 sums cannot overflow`() {
+        for k in [512, 2048, 16384] {
+            let ones = [Float](repeating: 3, count: k)
+            let y = Product.all[0](ones, Packed(ones, n: 1, k: k, ANIRA_INT8), rows: 1, into: [0])
+            #expect(abs(y[0] - Float(9 * k)) < Float(9 * k) * 1e-5)
+        }
+    }
+
+    @Test(arguments: anira_format.all) func `zeros give zeros in every format`(format: anira_format) {
+        let (n, k) = (33, 7)
+        let (w, zeros) = (values(n * k, seed: 1), [Float](repeating: 0, count: n * k))
+        let one = values(n, seed: 2)
+        let noInput = Product.all[0](Array(zeros[..<k]), Packed(w, n: n, k: k, format), rows: 1, into: one)
+        #expect(noInput.allSatisfy { $0 == 0 })
+        let noWeights = Product.all[0](Array(w[..<k]), Packed(zeros, n: n, k: k, format), rows: 1, into: one)
+        #expect(noWeights.allSatisfy { $0 == 0 })
+    }
+
+    @Test(arguments: Product.all, anira_format.all)
+    func `what lies between the rows is left alone`(product: Product, format: anira_format) {
         let (m, n, k, gap) = (9, 33, 7, 5)
-        let w = values(n * k, seed: 1)
-        let packed = product.isPair ? Packed(gate: w, up: w, n: n, k: k) : Packed(w, n: n, k: k)
+        let packed = product.packed(values(n * k, seed: 1), n: n, k: k, format)
         let before = values(m * (n + gap), seed: 2)
 
         let after = product(values(m * (k + gap), seed: 3), packed, rows: m, gap: gap, into: before)

@@ -21,12 +21,13 @@ import Testing
         #expect(anira_kernels_select("abacus") == 0)
     }
 
-    @Test(arguments: Product.all, [1, 2, 3, 4, 7, 12, 13, 26])
-    func `products agree`(product: Product, m: Int) {
-        for (n, k) in MatmulTests.shapes {
-            let w = values(n * k, seed: 1)
-            let packed = product.isPair ? Packed(gate: w, up: w.reversed(), n: n, k: k) : Packed(w, n: n, k: k)
-            expectSame { product(values(m * k, seed: 2), packed, rows: m, into: values(m * n, seed: 3)) }
+    @Test(arguments: Product.all, anira_format.all)
+    func `products agree`(product: Product, format: anira_format) {
+        for m in [1, 2, 3, 4, 7, 12, 13, 26] {
+            for (n, k) in MatmulTests.shapes {
+                let packed = product.packed(values(n * k, seed: 1), n: n, k: k, format)
+                expectSame { product(values(m * k, seed: 2), packed, rows: m, into: values(m * n, seed: 3)) }
+            }
         }
     }
 

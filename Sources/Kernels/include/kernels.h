@@ -24,28 +24,50 @@ const char *anira_kernels_variant(void);
 int anira_kernels_select(const char *name);
 
 // ---- packed weights -----------------------------------------------------------------------------------
-// Panels of 16 outputs: packed[panel][k][16], outputs padded with zeros to a multiple of 16.
+// Panels of 16 outputs, padded with zeros. f32: [k][16] floats. bf16: [k / 2, rounded up][16] pairs in 32 bits, the even
+// input below. int8: [k / 2, rounded up][16][2] bytes, and a scale for each output: w = byte * scale.
+typedef enum { ANIRA_F32, ANIRA_BF16, ANIRA_INT8 } anira_format;
 
-// Floats needed to pack a [n, k] matrix.
-size_t anira_packed_count(int n, int k);
+// Weights [n, k], or gate and up [n, k] each as alternating panels.
+typedef struct {
+    anira_format format;
+    int n, k;
+    const void *panels;
+    const float *scales;  // int8: one for each output of each panel
+} anira_matrix;
+
+// Bytes of the panels of a [n, k] matrix; twice that for a pair.
+size_t anira_packed_bytes(anira_format format, int n, int k);
 // Memory for `count` floats, zeroed, 2 MiB aligned with huge pages advised when large, else 64 byte aligned.
 // NULL when out of memory. Release with anira_release.
 float *anira_allocate(size_t count);
 void anira_release(float *memory, size_t count);
-// Packs row-major w [n, k] into `packed` (anira_packed_count floats).
-void anira_pack(const float *w, int n, int k, float *packed);
-// Packs gate [n, k] and up [n, k] as alternating panels (gate panel, up panel), 2 * anira_packed_count floats.
-void anira_pack_pair(const float *gate, const float *up, int n, int k, float *packed);
+// Packs row-major w [n, k] into `panels` (anira_packed_bytes). bf16 rounds to nearest, halves to even; int8 to nearest
+// of 127 steps of an output's largest weight. scales: n rounded up to 16, written for int8 only.
+void anira_pack(anira_format format, const float *w, int n, int k, void *panels, float *scales);
+// Packs gate [n, k] and up [n, k] as alternating panels (gate panel, up panel): twice the bytes and the scales.
+void anira_pack_pair(anira_format format, const float *gate, const float *up, int n, int k, void *panels,
+                     float *scales);
 
 // ---- products -----------------------------------------------------------------------------------------
 // y[m, 0..<n] = x[m, 0..<k] . W^T.  ldx, ldy: floats from one row to the next.  Each output is one chain of fused
-// multiply-adds over k in sequence, starting from 0.  y must not overlap x.  n and k may be any size; weights are
-// prefetched past the end of a panel, never read.
-void anira_matmul(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
+// multiply-adds over k in sequence, starting from 0.  With int8 weights each row of x is rounded to 16-bit integers of
+// its own scale first (as many bits as cannot overflow: 15 up to k = 516, 13 at 2048) and the sum is exact.  y must not overlap
+// x.  n and k may be any size; weights are prefetched past the end of a panel, never read.
+void anira_matmul(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
 // y += x . W^T (the product is summed first, then added once).
-void anira_matmul_add(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
+void anira_matmul_add(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
 // y[m, 0..<n] = silu(x . G^T) * (x . U^T), weights from anira_pack_pair.
-void anira_matmul_swiglu(const float *x, int ldx, const float *packed, int m, int n, int k, float *y, int ldy);
+void anira_matmul_swiglu(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
+
+// ---- threads ------------------------------------------------------------------------------------------
+// Products use up to `count` threads, the caller among them (1 at start). Results do not depend on it. Idle threads spin
+// for some microseconds, then sleep. Call before the first product.
+void anira_set_threads(int count);
+int anira_threads(void);
+// body(context, part) for each part 0..<parts, on the caller and the threads; in any order, back when all are done.
+// When another caller has the threads, this one works alone.
+void anira_parallel(int parts, void (*body)(void *context, int part), void *context);
 
 // ---- rows ---------------------------------------------------------------------------------------------
 // y may be x itself. Sums run in sixteen lanes, folded by one fixed tree.

@@ -1,0 +1,16 @@
+import Kernels
+
+/// body(part) for each part, on the kernels' threads; back when all are done. Parts must not touch each other's data.
+func parallel(_ parts: Int, _ body: (Int) -> Void) {
+    withoutActuallyEscaping(body) { body in
+        var job = body
+        withUnsafeMutablePointer(to: &job) { job in
+            anira_parallel(
+                Int32(parts),
+                { context, part in
+                    guard let context else { return }
+                    context.assumingMemoryBound(to: ((Int) -> Void).self).pointee(Int(part))
+                }, job)
+        }
+    }
+}

@@ -1,0 +1,28 @@
+import ArgumentParser
+import Kernels
+import Model
+
+extension WeightFormat: ExpressibleByArgument {}
+
+/// How this process computes.
+struct ComputeOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "How weights are held: f32, bf16 or int8. All services of a suite need the same one.",
+            discussion: "bf16 and int8 change logits a little and some depths: `anira bench weights` says how much."))
+    var weights = WeightFormat.f32
+    @Option(help: "Threads of the products, in each process. Results do not depend on it.") var threads = 1
+
+    func validate() throws {
+        guard (1...64).contains(threads) else { throw ValidationError("--threads must be 1…64") }
+    }
+
+    /// Starts the threads and opens the checkpoint.
+    func checkpoint(_ directory: String) throws -> Checkpoint {
+        anira_set_threads(Int32(threads))
+        return try Checkpoint(directory: directory, weights: weights)
+    }
+
+    /// The same options for a child process.
+    var arguments: [String] { ["--weights", weights.rawValue, "--threads", "\(threads)"] }
+}
