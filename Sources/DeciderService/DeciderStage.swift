@@ -85,11 +85,14 @@ public final class DeciderStage: Stage {
         var outcome = Admission.reply(to: item.work)
         outcome.decider = .init()
         let rule = DepthRule(work.depth)
+        var deciding: UInt64 = 0
         if !work.depths.isEmpty {
             outcome.decider.depths = work.depths
         } else if rule.policy == .fixed {
             outcome.decider.depths = Data(repeating: UInt8(rule.clamped(rule.value)), count: item.count)
         } else if c.decider == .early {
+            let start = monotonicNanoseconds()
+            defer { deciding = monotonicNanoseconds() - start }
             let p = UnsafeBufferPointer(
                 start: prelude.distributions(rows, rows: item.count), count: item.count * c.maxDepth)
             outcome.decider.depths = Data(
@@ -98,7 +101,7 @@ public final class DeciderStage: Stage {
         }
         let tensor = Frame(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
         departures.add(
-            item, Outcome(outcome, tensor: tensor), to: item.work.item.onward.core,
+            item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: item.work.item.onward.core,
             as: .core(
                 .with {
                     $0.depths = outcome.decider.depths

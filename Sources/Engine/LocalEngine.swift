@@ -107,7 +107,9 @@ public final class LocalEngine {
             case .cancel(let request, let attempt, let address):
                 stage(address).cancel(request: request, through: attempt)
             case .release(let session, let drop, let address): stage(address).release(session: session, drop: drop)
-            case .readyAck, .refuse, .heartbeat, .remember, .forget, .keep, .forgetResults, .reserve, .log: break
+            case .readyAck, .refuse, .heartbeat, .remember, .forget, .keep, .forgetResults, .reserve, .trace,
+                .traceEnd, .log:
+                break
             }
         }
     }

@@ -17,29 +17,47 @@ enum { PREFETCH_AHEAD = 8192 };
 
 typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
+typedef int16_t shorts16 __attribute__((vector_size(32)));
 typedef int8_t bytes32 __attribute__((vector_size(32)));
 typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
 typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
-// Weights i of the 16 outputs of a panel. bf16: two of them share 32 bits, the one with even i below.
-INLINE v16 weights_at(const anira_format format, const char *panel, size_t i) {
-    if (format == ANIRA_F32) return load((const float *)panel + i * 16);
-    u16 both = *(const u16_anywhere *)(panel + i / 2 * 64);
-    return i % 2 == 0 ? (v16)(both << 16) : (v16)(both & 0xffff0000u);
-}
-
 // One step of the chains: acc[p * rows + r] += x[r, i] * weights i of panel p.
-INLINE void multiply_step(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
-                          const char *w, size_t stride, size_t i, v16 *acc) {
+INLINE void step_f32(const int rows, const int panels, const float *x, size_t ldx, const char *w, size_t stride,
+                     size_t i, v16 *acc) {
     v16 weights[GROUP_PANELS];
 #pragma clang loop unroll(full)
-    for (int p = 0; p < panels; p++) weights[p] = weights_at(format, w + (size_t)p * stride, i);
+    for (int p = 0; p < panels; p++) weights[p] = load((const float *)(w + (size_t)p * stride) + i * 16);
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++) {
         v16 input = splat(x[(size_t)r * ldx + i]);
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++) acc[p * rows + r] = fma16(input, weights[p], acc[p * rows + r]);
     }
+}
+
+// Two steps, of inputs i and i + 1, whose weights share 32 bits; the second only if it exists. One panel after the
+// other, so that no more than its weights are in registers.
+INLINE void steps_bf16(const int rows, const int panels, const int both, const float *x, size_t ldx, const char *w,
+                       size_t stride, size_t i, v16 *acc) {
+#pragma clang loop unroll(full)
+    for (int p = 0; p < panels; p++) {
+        u16 pair = *(const u16_anywhere *)(w + (size_t)p * stride + i * 32);
+        v16 low = (v16)(pair << 16), high = (v16)(pair & 0xffff0000u);
+#pragma clang loop unroll(full)
+        for (int r = 0; r < rows; r++) {
+            const float *input = x + (size_t)r * ldx + i;
+            acc[p * rows + r] = fma16(splat(input[0]), low, acc[p * rows + r]);
+            if (both) acc[p * rows + r] = fma16(splat(input[1]), high, acc[p * rows + r]);
+        }
+    }
+}
+
+INLINE void steps(const anira_format format, const int rows, const int panels, const int both, const float *x,
+                  size_t ldx, const char *w, size_t stride, size_t i, v16 *acc) {
+    if (format == ANIRA_BF16) return steps_bf16(rows, panels, both, x, ldx, w, stride, i, acc);
+    step_f32(rows, panels, x, ldx, w, stride, i, acc);
+    if (both) step_f32(rows, panels, x, ldx, w, stride, i + 1, acc);
 }
 
 // sums[p * rows + r] = x[r, 0..<k] . panel p.  Panels are `stride` bytes apart. rows and panels are constants at each call.
@@ -59,10 +77,9 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
                 if (format == ANIRA_F32) __builtin_prefetch(at + 64);
             }
         }
-        multiply_step(format, rows, panels, x, ldx, w, stride, i, acc);
-        multiply_step(format, rows, panels, x, ldx, w, stride, i + 1, acc);
+        steps(format, rows, panels, 1, x, ldx, w, stride, i, acc);
     }
-    if (i < k) multiply_step(format, rows, panels, x, ldx, w, stride, i, acc);
+    if (i < k) steps(format, rows, panels, 0, x, ldx, w, stride, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
 }
@@ -149,7 +166,7 @@ static void product(Ending ending, const Rows *x, const anira_matrix *w, int fir
 }
 
 // Rows of k floats to integers of at most `limit`: out[i] = nearest(x[i] / scale), scale = max |x| / limit. Zeros fill
-// up to `width`.
+// up to `width`, a multiple of 16.
 static void quantize(const float *x, size_t ldx, int m, int k, float limit, int16_t *out, size_t width, float *scales) {
     for (int row = 0; row < m; row++, x += ldx, out += width) {
         v16 top = splat(0);
@@ -165,7 +182,8 @@ static void quantize(const float *x, size_t ldx, int m, int k, float limit, int1
             v16 v = load_first(x + i, valid) * inverse;
             // To nearest, halves to even, by adding what leaves no bits for a fraction: |v| is below 2^22.
             v = (v + 0x1.8p23f) - 0x1.8p23f;
-            for (int lane = 0; lane < 16 && i + (size_t)lane < width; lane++) out[i + (size_t)lane] = (int16_t)v[lane];
+            shorts16 integers = __builtin_convertvector(__builtin_convertvector(v, i16), shorts16);
+            memcpy(out + i, &integers, sizeof integers);
         }
     }
 }

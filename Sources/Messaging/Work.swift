@@ -5,10 +5,13 @@ public struct Work: Sendable {
     public var item: Anira_Worker_V1_WorkItem
     /// core: prelude states, coda: exit states, f32 [count, hidden].
     public var tensor: Frame?
+    /// When it came out of the socket, monotonic nanoseconds.
+    public var taken: UInt64
 
-    public init(_ item: Anira_Worker_V1_WorkItem, tensor: Frame?) {
+    public init(_ item: Anira_Worker_V1_WorkItem, tensor: Frame?, taken: UInt64 = 0) {
         self.item = item
         self.tensor = tensor
+        self.taken = taken
     }
 
     /// Bytes it occupies on the way, for credit.

@@ -592,82 +592,70 @@ public nonisolated struct Anira_V1_Token: Sendable {
   fileprivate var _depth: Int32? = nil
 }
 
-public nonisolated struct Anira_V1_Completed: @unchecked Sendable {
+public nonisolated struct Anira_V1_Completed: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  public var tokens: [Int32] {
-    get {_storage._tokens}
-    set {_uniqueStorage()._tokens = newValue}
-  }
+  public var tokens: [Int32] = []
 
   public var text: String {
-    get {_storage._text ?? String()}
-    set {_uniqueStorage()._text = newValue}
+    get {_text ?? String()}
+    set {_text = newValue}
   }
   /// Returns true if `text` has been explicitly set.
-  public var hasText: Bool {_storage._text != nil}
+  public var hasText: Bool {self._text != nil}
   /// Clears the value of `text`. Subsequent reads from it will return its default value.
-  public mutating func clearText() {_uniqueStorage()._text = nil}
+  public mutating func clearText() {self._text = nil}
 
   /// one per new token, spent at the position that predicted it
-  public var depths: [Int32] {
-    get {_storage._depths}
-    set {_uniqueStorage()._depths = newValue}
-  }
+  public var depths: [Int32] = []
 
   /// one per prompt position of this request
-  public var promptDepths: [Int32] {
-    get {_storage._promptDepths}
-    set {_uniqueStorage()._promptDepths = newValue}
-  }
+  public var promptDepths: [Int32] = []
 
   /// "length", "stop", "context"
   public var finishReason: String {
-    get {_storage._finishReason ?? String()}
-    set {_uniqueStorage()._finishReason = newValue}
+    get {_finishReason ?? String()}
+    set {_finishReason = newValue}
   }
   /// Returns true if `finishReason` has been explicitly set.
-  public var hasFinishReason: Bool {_storage._finishReason != nil}
+  public var hasFinishReason: Bool {self._finishReason != nil}
   /// Clears the value of `finishReason`. Subsequent reads from it will return its default value.
-  public mutating func clearFinishReason() {_uniqueStorage()._finishReason = nil}
+  public mutating func clearFinishReason() {self._finishReason = nil}
 
   public var usage: Anira_V1_Usage {
-    get {_storage._usage ?? Anira_V1_Usage()}
-    set {_uniqueStorage()._usage = newValue}
+    get {_usage ?? Anira_V1_Usage()}
+    set {_usage = newValue}
   }
   /// Returns true if `usage` has been explicitly set.
-  public var hasUsage: Bool {_storage._usage != nil}
+  public var hasUsage: Bool {self._usage != nil}
   /// Clears the value of `usage`. Subsequent reads from it will return its default value.
-  public mutating func clearUsage() {_uniqueStorage()._usage = nil}
+  public mutating func clearUsage() {self._usage = nil}
 
   public var timing: Anira_V1_Timing {
-    get {_storage._timing ?? Anira_V1_Timing()}
-    set {_uniqueStorage()._timing = newValue}
+    get {_timing ?? Anira_V1_Timing()}
+    set {_timing = newValue}
   }
   /// Returns true if `timing` has been explicitly set.
-  public var hasTiming: Bool {_storage._timing != nil}
+  public var hasTiming: Bool {self._timing != nil}
   /// Clears the value of `timing`. Subsequent reads from it will return its default value.
-  public mutating func clearTiming() {_uniqueStorage()._timing = nil}
+  public mutating func clearTiming() {self._timing = nil}
 
   /// when asked for, one per new token
-  public var logprobs: [Float] {
-    get {_storage._logprobs}
-    set {_uniqueStorage()._logprobs = newValue}
-  }
+  public var logprobs: [Float] = []
 
   /// when asked for, one per new token
-  public var exitDistributions: [SwiftProtobuf.Google_Protobuf_ListValue] {
-    get {_storage._exitDistributions}
-    set {_uniqueStorage()._exitDistributions = newValue}
-  }
+  public var exitDistributions: [SwiftProtobuf.Google_Protobuf_ListValue] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _storage = _StorageClass.defaultInstance
+  fileprivate var _text: String? = nil
+  fileprivate var _finishReason: String? = nil
+  fileprivate var _usage: Anira_V1_Usage? = nil
+  fileprivate var _timing: Anira_V1_Timing? = nil
 }
 
 public nonisolated struct Anira_V1_Usage: Sendable {
@@ -722,11 +710,14 @@ public nonisolated struct Anira_V1_Usage: Sendable {
   fileprivate var _meanDepth: Float? = nil
 }
 
+/// Where a request's time went. Every instant counts once: at what its earliest unfinished rows were in. The parts of all
+/// stages and router_ms add up to total_ms.
 public nonisolated struct Anira_V1_StageTiming: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// at the stage, waiting to be computed
   public var queueMs: Float {
     get {_queueMs ?? 0}
     set {_queueMs = newValue}
@@ -745,120 +736,153 @@ public nonisolated struct Anira_V1_StageTiming: Sendable {
   /// Clears the value of `computeMs`. Subsequent reads from it will return its default value.
   public mutating func clearComputeMs() {self._computeMs = nil}
 
+  /// decider or core: choosing depths
+  public var decideMs: Float {
+    get {_decideMs ?? 0}
+    set {_decideMs = newValue}
+  }
+  /// Returns true if `decideMs` has been explicitly set.
+  public var hasDecideMs: Bool {self._decideMs != nil}
+  /// Clears the value of `decideMs`. Subsequent reads from it will return its default value.
+  public mutating func clearDecideMs() {self._decideMs = nil}
+
+  /// computed, waiting for the commit
+  public var storeMs: Float {
+    get {_storeMs ?? 0}
+    set {_storeMs = newValue}
+  }
+  /// Returns true if `storeMs` has been explicitly set.
+  public var hasStoreMs: Bool {self._storeMs != nil}
+  /// Clears the value of `storeMs`. Subsequent reads from it will return its default value.
+  public mutating func clearStoreMs() {self._storeMs = nil}
+
+  /// on the way to the stage, and of results to the Router
+  public var transportMs: Float {
+    get {_transportMs ?? 0}
+    set {_transportMs = newValue}
+  }
+  /// Returns true if `transportMs` has been explicitly set.
+  public var hasTransportMs: Bool {self._transportMs != nil}
+  /// Clears the value of `transportMs`. Subsequent reads from it will return its default value.
+  public mutating func clearTransportMs() {self._transportMs = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _queueMs: Float? = nil
   fileprivate var _computeMs: Float? = nil
+  fileprivate var _decideMs: Float? = nil
+  fileprivate var _storeMs: Float? = nil
+  fileprivate var _transportMs: Float? = nil
 }
 
-public nonisolated struct Anira_V1_Timing: Sendable {
+public nonisolated struct Anira_V1_Timing: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   public var totalMs: Float {
-    get {_totalMs ?? 0}
-    set {_totalMs = newValue}
+    get {_storage._totalMs ?? 0}
+    set {_uniqueStorage()._totalMs = newValue}
   }
   /// Returns true if `totalMs` has been explicitly set.
-  public var hasTotalMs: Bool {self._totalMs != nil}
+  public var hasTotalMs: Bool {_storage._totalMs != nil}
   /// Clears the value of `totalMs`. Subsequent reads from it will return its default value.
-  public mutating func clearTotalMs() {self._totalMs = nil}
+  public mutating func clearTotalMs() {_uniqueStorage()._totalMs = nil}
 
   public var decider: Anira_V1_StageTiming {
-    get {_decider ?? Anira_V1_StageTiming()}
-    set {_decider = newValue}
+    get {_storage._decider ?? Anira_V1_StageTiming()}
+    set {_uniqueStorage()._decider = newValue}
   }
   /// Returns true if `decider` has been explicitly set.
-  public var hasDecider: Bool {self._decider != nil}
+  public var hasDecider: Bool {_storage._decider != nil}
   /// Clears the value of `decider`. Subsequent reads from it will return its default value.
-  public mutating func clearDecider() {self._decider = nil}
+  public mutating func clearDecider() {_uniqueStorage()._decider = nil}
 
   public var core: Anira_V1_StageTiming {
-    get {_core ?? Anira_V1_StageTiming()}
-    set {_core = newValue}
+    get {_storage._core ?? Anira_V1_StageTiming()}
+    set {_uniqueStorage()._core = newValue}
   }
   /// Returns true if `core` has been explicitly set.
-  public var hasCore: Bool {self._core != nil}
+  public var hasCore: Bool {_storage._core != nil}
   /// Clears the value of `core`. Subsequent reads from it will return its default value.
-  public mutating func clearCore() {self._core = nil}
+  public mutating func clearCore() {_uniqueStorage()._core = nil}
 
   public var coda: Anira_V1_StageTiming {
-    get {_coda ?? Anira_V1_StageTiming()}
-    set {_coda = newValue}
+    get {_storage._coda ?? Anira_V1_StageTiming()}
+    set {_uniqueStorage()._coda = newValue}
   }
   /// Returns true if `coda` has been explicitly set.
-  public var hasCoda: Bool {self._coda != nil}
+  public var hasCoda: Bool {_storage._coda != nil}
   /// Clears the value of `coda`. Subsequent reads from it will return its default value.
-  public mutating func clearCoda() {self._coda = nil}
+  public mutating func clearCoda() {_uniqueStorage()._coda = nil}
 
-  public var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  public init() {}
-
-  fileprivate var _totalMs: Float? = nil
-  fileprivate var _decider: Anira_V1_StageTiming? = nil
-  fileprivate var _core: Anira_V1_StageTiming? = nil
-  fileprivate var _coda: Anira_V1_StageTiming? = nil
-}
-
-public nonisolated struct Anira_V1_Scored: @unchecked Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  /// natural logarithms; n - 1 values, of tokens 1…n-1
-  public var logprobs: [Float] {
-    get {_storage._logprobs}
-    set {_uniqueStorage()._logprobs = newValue}
+  /// in the Router, or waiting for a worker
+  public var routerMs: Float {
+    get {_storage._routerMs ?? 0}
+    set {_uniqueStorage()._routerMs = newValue}
   }
-
-  /// n values
-  public var depths: [Int32] {
-    get {_storage._depths}
-    set {_uniqueStorage()._depths = newValue}
-  }
-
-  /// when asked for, n lists
-  public var exitDistributions: [SwiftProtobuf.Google_Protobuf_ListValue] {
-    get {_storage._exitDistributions}
-    set {_uniqueStorage()._exitDistributions = newValue}
-  }
-
-  public var logits: Anira_V1_FrameReference {
-    get {_storage._logits ?? Anira_V1_FrameReference()}
-    set {_uniqueStorage()._logits = newValue}
-  }
-  /// Returns true if `logits` has been explicitly set.
-  public var hasLogits: Bool {_storage._logits != nil}
-  /// Clears the value of `logits`. Subsequent reads from it will return its default value.
-  public mutating func clearLogits() {_uniqueStorage()._logits = nil}
-
-  public var usage: Anira_V1_Usage {
-    get {_storage._usage ?? Anira_V1_Usage()}
-    set {_uniqueStorage()._usage = newValue}
-  }
-  /// Returns true if `usage` has been explicitly set.
-  public var hasUsage: Bool {_storage._usage != nil}
-  /// Clears the value of `usage`. Subsequent reads from it will return its default value.
-  public mutating func clearUsage() {_uniqueStorage()._usage = nil}
-
-  public var timing: Anira_V1_Timing {
-    get {_storage._timing ?? Anira_V1_Timing()}
-    set {_uniqueStorage()._timing = newValue}
-  }
-  /// Returns true if `timing` has been explicitly set.
-  public var hasTiming: Bool {_storage._timing != nil}
-  /// Clears the value of `timing`. Subsequent reads from it will return its default value.
-  public mutating func clearTiming() {_uniqueStorage()._timing = nil}
+  /// Returns true if `routerMs` has been explicitly set.
+  public var hasRouterMs: Bool {_storage._routerMs != nil}
+  /// Clears the value of `routerMs`. Subsequent reads from it will return its default value.
+  public mutating func clearRouterMs() {_uniqueStorage()._routerMs = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+public nonisolated struct Anira_V1_Scored: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// natural logarithms; n - 1 values, of tokens 1…n-1
+  public var logprobs: [Float] = []
+
+  /// n values
+  public var depths: [Int32] = []
+
+  /// when asked for, n lists
+  public var exitDistributions: [SwiftProtobuf.Google_Protobuf_ListValue] = []
+
+  public var logits: Anira_V1_FrameReference {
+    get {_logits ?? Anira_V1_FrameReference()}
+    set {_logits = newValue}
+  }
+  /// Returns true if `logits` has been explicitly set.
+  public var hasLogits: Bool {self._logits != nil}
+  /// Clears the value of `logits`. Subsequent reads from it will return its default value.
+  public mutating func clearLogits() {self._logits = nil}
+
+  public var usage: Anira_V1_Usage {
+    get {_usage ?? Anira_V1_Usage()}
+    set {_usage = newValue}
+  }
+  /// Returns true if `usage` has been explicitly set.
+  public var hasUsage: Bool {self._usage != nil}
+  /// Clears the value of `usage`. Subsequent reads from it will return its default value.
+  public mutating func clearUsage() {self._usage = nil}
+
+  public var timing: Anira_V1_Timing {
+    get {_timing ?? Anira_V1_Timing()}
+    set {_timing = newValue}
+  }
+  /// Returns true if `timing` has been explicitly set.
+  public var hasTiming: Bool {self._timing != nil}
+  /// Clears the value of `timing`. Subsequent reads from it will return its default value.
+  public mutating func clearTiming() {self._timing = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _logits: Anira_V1_FrameReference? = nil
+  fileprivate var _usage: Anira_V1_Usage? = nil
+  fileprivate var _timing: Anira_V1_Timing? = nil
 }
 
 /// A raw little-endian tensor in a frame after the body. frame 1 is the first one after the body.
@@ -2352,123 +2376,71 @@ nonisolated extension Anira_V1_Completed: SwiftProtobuf.Message, SwiftProtobuf._
   public static let protoMessageName: String = _protobuf_package + ".Completed"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}tokens\0\u{1}text\0\u{1}depths\0\u{3}prompt_depths\0\u{3}finish_reason\0\u{1}usage\0\u{1}timing\0\u{1}logprobs\0\u{3}exit_distributions\0")
 
-  fileprivate class _StorageClass {
-    var _tokens: [Int32] = []
-    var _text: String? = nil
-    var _depths: [Int32] = []
-    var _promptDepths: [Int32] = []
-    var _finishReason: String? = nil
-    var _usage: Anira_V1_Usage? = nil
-    var _timing: Anira_V1_Timing? = nil
-    var _logprobs: [Float] = []
-    var _exitDistributions: [SwiftProtobuf.Google_Protobuf_ListValue] = []
-
-      // This property is used as the initial default value for new instances of the type.
-      // The type itself is protecting the reference to its storage via CoW semantics.
-      // This will force a copy to be made of this reference when the first mutation occurs;
-      // hence, it is safe to mark this as `nonisolated(unsafe)`.
-      static nonisolated(unsafe) let defaultInstance = _StorageClass()
-
-    private init() {}
-
-    init(copying source: _StorageClass) {
-      _tokens = source._tokens
-      _text = source._text
-      _depths = source._depths
-      _promptDepths = source._promptDepths
-      _finishReason = source._finishReason
-      _usage = source._usage
-      _timing = source._timing
-      _logprobs = source._logprobs
-      _exitDistributions = source._exitDistributions
-    }
-  }
-
-  fileprivate mutating func _uniqueStorage() -> _StorageClass {
-    if !isKnownUniquelyReferenced(&_storage) {
-      _storage = _StorageClass(copying: _storage)
-    }
-    return _storage
-  }
-
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    _ = _uniqueStorage()
-    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
-      while let fieldNumber = try decoder.nextFieldNumber() {
-        // The use of inline closures is to circumvent an issue where the compiler
-        // allocates stack space for every case branch when no optimizations are
-        // enabled. https://github.com/apple/swift-protobuf/issues/1034
-        switch fieldNumber {
-        case 1: try { try decoder.decodeRepeatedInt32Field(value: &_storage._tokens) }()
-        case 2: try { try decoder.decodeSingularStringField(value: &_storage._text) }()
-        case 3: try { try decoder.decodeRepeatedInt32Field(value: &_storage._depths) }()
-        case 4: try { try decoder.decodeRepeatedInt32Field(value: &_storage._promptDepths) }()
-        case 5: try { try decoder.decodeSingularStringField(value: &_storage._finishReason) }()
-        case 6: try { try decoder.decodeSingularMessageField(value: &_storage._usage) }()
-        case 7: try { try decoder.decodeSingularMessageField(value: &_storage._timing) }()
-        case 8: try { try decoder.decodeRepeatedFloatField(value: &_storage._logprobs) }()
-        case 9: try { try decoder.decodeRepeatedMessageField(value: &_storage._exitDistributions) }()
-        default: break
-        }
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedInt32Field(value: &self.tokens) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self._text) }()
+      case 3: try { try decoder.decodeRepeatedInt32Field(value: &self.depths) }()
+      case 4: try { try decoder.decodeRepeatedInt32Field(value: &self.promptDepths) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self._finishReason) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._usage) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._timing) }()
+      case 8: try { try decoder.decodeRepeatedFloatField(value: &self.logprobs) }()
+      case 9: try { try decoder.decodeRepeatedMessageField(value: &self.exitDistributions) }()
+      default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every if/case branch local when no optimizations
-      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-      // https://github.com/apple/swift-protobuf/issues/1182
-      if !_storage._tokens.isEmpty {
-        try visitor.visitPackedInt32Field(value: _storage._tokens, fieldNumber: 1)
-      }
-      try { if let v = _storage._text {
-        try visitor.visitSingularStringField(value: v, fieldNumber: 2)
-      } }()
-      if !_storage._depths.isEmpty {
-        try visitor.visitPackedInt32Field(value: _storage._depths, fieldNumber: 3)
-      }
-      if !_storage._promptDepths.isEmpty {
-        try visitor.visitPackedInt32Field(value: _storage._promptDepths, fieldNumber: 4)
-      }
-      try { if let v = _storage._finishReason {
-        try visitor.visitSingularStringField(value: v, fieldNumber: 5)
-      } }()
-      try { if let v = _storage._usage {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
-      } }()
-      try { if let v = _storage._timing {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
-      } }()
-      if !_storage._logprobs.isEmpty {
-        try visitor.visitPackedFloatField(value: _storage._logprobs, fieldNumber: 8)
-      }
-      if !_storage._exitDistributions.isEmpty {
-        try visitor.visitRepeatedMessageField(value: _storage._exitDistributions, fieldNumber: 9)
-      }
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.tokens.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.tokens, fieldNumber: 1)
+    }
+    try { if let v = self._text {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 2)
+    } }()
+    if !self.depths.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.depths, fieldNumber: 3)
+    }
+    if !self.promptDepths.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.promptDepths, fieldNumber: 4)
+    }
+    try { if let v = self._finishReason {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 5)
+    } }()
+    try { if let v = self._usage {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
+    try { if let v = self._timing {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
+    if !self.logprobs.isEmpty {
+      try visitor.visitPackedFloatField(value: self.logprobs, fieldNumber: 8)
+    }
+    if !self.exitDistributions.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.exitDistributions, fieldNumber: 9)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Anira_V1_Completed, rhs: Anira_V1_Completed) -> Bool {
-    if lhs._storage !== rhs._storage {
-      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
-        let _storage = _args.0
-        let rhs_storage = _args.1
-        if _storage._tokens != rhs_storage._tokens {return false}
-        if _storage._text != rhs_storage._text {return false}
-        if _storage._depths != rhs_storage._depths {return false}
-        if _storage._promptDepths != rhs_storage._promptDepths {return false}
-        if _storage._finishReason != rhs_storage._finishReason {return false}
-        if _storage._usage != rhs_storage._usage {return false}
-        if _storage._timing != rhs_storage._timing {return false}
-        if _storage._logprobs != rhs_storage._logprobs {return false}
-        if _storage._exitDistributions != rhs_storage._exitDistributions {return false}
-        return true
-      }
-      if !storagesAreEqual {return false}
-    }
+    if lhs.tokens != rhs.tokens {return false}
+    if lhs._text != rhs._text {return false}
+    if lhs.depths != rhs.depths {return false}
+    if lhs.promptDepths != rhs.promptDepths {return false}
+    if lhs._finishReason != rhs._finishReason {return false}
+    if lhs._usage != rhs._usage {return false}
+    if lhs._timing != rhs._timing {return false}
+    if lhs.logprobs != rhs.logprobs {return false}
+    if lhs.exitDistributions != rhs.exitDistributions {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2525,7 +2497,7 @@ nonisolated extension Anira_V1_Usage: SwiftProtobuf.Message, SwiftProtobuf._Mess
 
 nonisolated extension Anira_V1_StageTiming: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".StageTiming"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}queue_ms\0\u{3}compute_ms\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}queue_ms\0\u{3}compute_ms\0\u{3}decide_ms\0\u{3}store_ms\0\u{3}transport_ms\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2535,6 +2507,9 @@ nonisolated extension Anira_V1_StageTiming: SwiftProtobuf.Message, SwiftProtobuf
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularFloatField(value: &self._queueMs) }()
       case 2: try { try decoder.decodeSingularFloatField(value: &self._computeMs) }()
+      case 3: try { try decoder.decodeSingularFloatField(value: &self._decideMs) }()
+      case 4: try { try decoder.decodeSingularFloatField(value: &self._storeMs) }()
+      case 5: try { try decoder.decodeSingularFloatField(value: &self._transportMs) }()
       default: break
       }
     }
@@ -2551,12 +2526,24 @@ nonisolated extension Anira_V1_StageTiming: SwiftProtobuf.Message, SwiftProtobuf
     try { if let v = self._computeMs {
       try visitor.visitSingularFloatField(value: v, fieldNumber: 2)
     } }()
+    try { if let v = self._decideMs {
+      try visitor.visitSingularFloatField(value: v, fieldNumber: 3)
+    } }()
+    try { if let v = self._storeMs {
+      try visitor.visitSingularFloatField(value: v, fieldNumber: 4)
+    } }()
+    try { if let v = self._transportMs {
+      try visitor.visitSingularFloatField(value: v, fieldNumber: 5)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Anira_V1_StageTiming, rhs: Anira_V1_StageTiming) -> Bool {
     if lhs._queueMs != rhs._queueMs {return false}
     if lhs._computeMs != rhs._computeMs {return false}
+    if lhs._decideMs != rhs._decideMs {return false}
+    if lhs._storeMs != rhs._storeMs {return false}
+    if lhs._transportMs != rhs._transportMs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2564,64 +2551,14 @@ nonisolated extension Anira_V1_StageTiming: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension Anira_V1_Timing: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Timing"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}total_ms\0\u{1}decider\0\u{1}core\0\u{1}coda\0")
-
-  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularFloatField(value: &self._totalMs) }()
-      case 2: try { try decoder.decodeSingularMessageField(value: &self._decider) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._core) }()
-      case 4: try { try decoder.decodeSingularMessageField(value: &self._coda) }()
-      default: break
-      }
-    }
-  }
-
-  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._totalMs {
-      try visitor.visitSingularFloatField(value: v, fieldNumber: 1)
-    } }()
-    try { if let v = self._decider {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    } }()
-    try { if let v = self._core {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    } }()
-    try { if let v = self._coda {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
-    } }()
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  public static func ==(lhs: Anira_V1_Timing, rhs: Anira_V1_Timing) -> Bool {
-    if lhs._totalMs != rhs._totalMs {return false}
-    if lhs._decider != rhs._decider {return false}
-    if lhs._core != rhs._core {return false}
-    if lhs._coda != rhs._coda {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension Anira_V1_Scored: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  public static let protoMessageName: String = _protobuf_package + ".Scored"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}logprobs\0\u{1}depths\0\u{3}exit_distributions\0\u{1}logits\0\u{1}usage\0\u{1}timing\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}total_ms\0\u{1}decider\0\u{1}core\0\u{1}coda\0\u{3}router_ms\0")
 
   fileprivate class _StorageClass {
-    var _logprobs: [Float] = []
-    var _depths: [Int32] = []
-    var _exitDistributions: [SwiftProtobuf.Google_Protobuf_ListValue] = []
-    var _logits: Anira_V1_FrameReference? = nil
-    var _usage: Anira_V1_Usage? = nil
-    var _timing: Anira_V1_Timing? = nil
+    var _totalMs: Float? = nil
+    var _decider: Anira_V1_StageTiming? = nil
+    var _core: Anira_V1_StageTiming? = nil
+    var _coda: Anira_V1_StageTiming? = nil
+    var _routerMs: Float? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -2632,12 +2569,11 @@ nonisolated extension Anira_V1_Scored: SwiftProtobuf.Message, SwiftProtobuf._Mes
     private init() {}
 
     init(copying source: _StorageClass) {
-      _logprobs = source._logprobs
-      _depths = source._depths
-      _exitDistributions = source._exitDistributions
-      _logits = source._logits
-      _usage = source._usage
-      _timing = source._timing
+      _totalMs = source._totalMs
+      _decider = source._decider
+      _core = source._core
+      _coda = source._coda
+      _routerMs = source._routerMs
     }
   }
 
@@ -2656,12 +2592,11 @@ nonisolated extension Anira_V1_Scored: SwiftProtobuf.Message, SwiftProtobuf._Mes
         // allocates stack space for every case branch when no optimizations are
         // enabled. https://github.com/apple/swift-protobuf/issues/1034
         switch fieldNumber {
-        case 1: try { try decoder.decodeRepeatedFloatField(value: &_storage._logprobs) }()
-        case 2: try { try decoder.decodeRepeatedInt32Field(value: &_storage._depths) }()
-        case 3: try { try decoder.decodeRepeatedMessageField(value: &_storage._exitDistributions) }()
-        case 4: try { try decoder.decodeSingularMessageField(value: &_storage._logits) }()
-        case 5: try { try decoder.decodeSingularMessageField(value: &_storage._usage) }()
-        case 6: try { try decoder.decodeSingularMessageField(value: &_storage._timing) }()
+        case 1: try { try decoder.decodeSingularFloatField(value: &_storage._totalMs) }()
+        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._decider) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._core) }()
+        case 4: try { try decoder.decodeSingularMessageField(value: &_storage._coda) }()
+        case 5: try { try decoder.decodeSingularFloatField(value: &_storage._routerMs) }()
         default: break
         }
       }
@@ -2674,43 +2609,98 @@ nonisolated extension Anira_V1_Scored: SwiftProtobuf.Message, SwiftProtobuf._Mes
       // allocates stack space for every if/case branch local when no optimizations
       // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
       // https://github.com/apple/swift-protobuf/issues/1182
-      if !_storage._logprobs.isEmpty {
-        try visitor.visitPackedFloatField(value: _storage._logprobs, fieldNumber: 1)
-      }
-      if !_storage._depths.isEmpty {
-        try visitor.visitPackedInt32Field(value: _storage._depths, fieldNumber: 2)
-      }
-      if !_storage._exitDistributions.isEmpty {
-        try visitor.visitRepeatedMessageField(value: _storage._exitDistributions, fieldNumber: 3)
-      }
-      try { if let v = _storage._logits {
+      try { if let v = _storage._totalMs {
+        try visitor.visitSingularFloatField(value: v, fieldNumber: 1)
+      } }()
+      try { if let v = _storage._decider {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      } }()
+      try { if let v = _storage._core {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
+      try { if let v = _storage._coda {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
       } }()
-      try { if let v = _storage._usage {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
-      } }()
-      try { if let v = _storage._timing {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+      try { if let v = _storage._routerMs {
+        try visitor.visitSingularFloatField(value: v, fieldNumber: 5)
       } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
-  public static func ==(lhs: Anira_V1_Scored, rhs: Anira_V1_Scored) -> Bool {
+  public static func ==(lhs: Anira_V1_Timing, rhs: Anira_V1_Timing) -> Bool {
     if lhs._storage !== rhs._storage {
       let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
         let _storage = _args.0
         let rhs_storage = _args.1
-        if _storage._logprobs != rhs_storage._logprobs {return false}
-        if _storage._depths != rhs_storage._depths {return false}
-        if _storage._exitDistributions != rhs_storage._exitDistributions {return false}
-        if _storage._logits != rhs_storage._logits {return false}
-        if _storage._usage != rhs_storage._usage {return false}
-        if _storage._timing != rhs_storage._timing {return false}
+        if _storage._totalMs != rhs_storage._totalMs {return false}
+        if _storage._decider != rhs_storage._decider {return false}
+        if _storage._core != rhs_storage._core {return false}
+        if _storage._coda != rhs_storage._coda {return false}
+        if _storage._routerMs != rhs_storage._routerMs {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Anira_V1_Scored: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Scored"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}logprobs\0\u{1}depths\0\u{3}exit_distributions\0\u{1}logits\0\u{1}usage\0\u{1}timing\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedFloatField(value: &self.logprobs) }()
+      case 2: try { try decoder.decodeRepeatedInt32Field(value: &self.depths) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.exitDistributions) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._logits) }()
+      case 5: try { try decoder.decodeSingularMessageField(value: &self._usage) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._timing) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.logprobs.isEmpty {
+      try visitor.visitPackedFloatField(value: self.logprobs, fieldNumber: 1)
+    }
+    if !self.depths.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.depths, fieldNumber: 2)
+    }
+    if !self.exitDistributions.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.exitDistributions, fieldNumber: 3)
+    }
+    try { if let v = self._logits {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
+    try { if let v = self._usage {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+    } }()
+    try { if let v = self._timing {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Anira_V1_Scored, rhs: Anira_V1_Scored) -> Bool {
+    if lhs.logprobs != rhs.logprobs {return false}
+    if lhs.depths != rhs.depths {return false}
+    if lhs.exitDistributions != rhs.exitDistributions {return false}
+    if lhs._logits != rhs._logits {return false}
+    if lhs._usage != rhs._usage {return false}
+    if lhs._timing != rhs._timing {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

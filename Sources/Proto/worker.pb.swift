@@ -473,12 +473,26 @@ public nonisolated struct Anira_Worker_V1_ResultItem: Sendable {
 
   public var count: UInt32 = 0
 
+  /// from taken_ns until its rows joined a matrix
   public var queueUs: Float = 0
 
+  /// from there until they were computed
   public var computeUs: Float = 0
 
   /// routing id of the worker that has been given the rows already
   public var handedTo: String = String()
+
+  /// enqueued_ns of the item
+  public var sentNs: UInt64 = 0
+
+  /// when the item came out of the socket, same clock
+  public var takenNs: UInt64 = 0
+
+  /// part of compute_us spent choosing depths
+  public var decideUs: Float = 0
+
+  /// from computed until committed
+  public var storeUs: Float = 0
 
   public var outcome: Anira_Worker_V1_ResultItem.OneOf_Outcome? = nil
 
@@ -1468,7 +1482,7 @@ nonisolated extension Anira_Worker_V1_ResultBatch: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ResultItem"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}position\0\u{1}count\0\u{3}queue_us\0\u{3}compute_us\0\u{3}handed_to\0\u{2}\u{d}decider\0\u{1}core\0\u{1}coda\0\u{3}need_context\0\u{1}failure\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}position\0\u{1}count\0\u{3}queue_us\0\u{3}compute_us\0\u{3}handed_to\0\u{3}sent_ns\0\u{3}taken_ns\0\u{4}\u{3}decide_us\0\u{3}store_us\0\u{2}\u{7}decider\0\u{1}core\0\u{1}coda\0\u{3}need_context\0\u{1}failure\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1483,6 +1497,10 @@ nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftPr
       case 5: try { try decoder.decodeSingularFloatField(value: &self.queueUs) }()
       case 6: try { try decoder.decodeSingularFloatField(value: &self.computeUs) }()
       case 7: try { try decoder.decodeSingularStringField(value: &self.handedTo) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.sentNs) }()
+      case 9: try { try decoder.decodeSingularUInt64Field(value: &self.takenNs) }()
+      case 12: try { try decoder.decodeSingularFloatField(value: &self.decideUs) }()
+      case 13: try { try decoder.decodeSingularFloatField(value: &self.storeUs) }()
       case 20: try {
         var v: Anira_Worker_V1_DeciderResult?
         var hadOneofValue = false
@@ -1579,6 +1597,18 @@ nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftPr
     if !self.handedTo.isEmpty {
       try visitor.visitSingularStringField(value: self.handedTo, fieldNumber: 7)
     }
+    if self.sentNs != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sentNs, fieldNumber: 8)
+    }
+    if self.takenNs != 0 {
+      try visitor.visitSingularUInt64Field(value: self.takenNs, fieldNumber: 9)
+    }
+    if self.decideUs.bitPattern != 0 {
+      try visitor.visitSingularFloatField(value: self.decideUs, fieldNumber: 12)
+    }
+    if self.storeUs.bitPattern != 0 {
+      try visitor.visitSingularFloatField(value: self.storeUs, fieldNumber: 13)
+    }
     switch self.outcome {
     case .decider?: try {
       guard case .decider(let v)? = self.outcome else { preconditionFailure() }
@@ -1613,6 +1643,10 @@ nonisolated extension Anira_Worker_V1_ResultItem: SwiftProtobuf.Message, SwiftPr
     if lhs.queueUs != rhs.queueUs {return false}
     if lhs.computeUs != rhs.computeUs {return false}
     if lhs.handedTo != rhs.handedTo {return false}
+    if lhs.sentNs != rhs.sentNs {return false}
+    if lhs.takenNs != rhs.takenNs {return false}
+    if lhs.decideUs != rhs.decideUs {return false}
+    if lhs.storeUs != rhs.storeUs {return false}
     if lhs.outcome != rhs.outcome {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true

@@ -31,6 +31,8 @@ public final class CoreStage: Stage {
         let rule: DepthRule
         let wantsDistributions: Bool
         var remaining: Int
+        /// Nanoseconds of its steps that went into deciding.
+        var deciding: UInt64 = 0
         var exits: [Float]  // [count, H]
         var depths: [UInt8]
         var distributions: [[Float]]
@@ -222,7 +224,7 @@ extension CoreStage {
     private func decide() -> [Int] {
         let k = core.configuration.maxDepth
         let asksDecider = rows.contains { $0.planned == nil && $0.depth + 1 < k }
-        let lambdas = asksDecider ? core.exitProbabilities(h, rows: rows.count) : nil
+        let lambdas = asksDecider ? askDecider() : nil
         var leaving: [Int] = []
         for row in rows.indices.reversed() {
             rows[row].depth += 1
@@ -238,6 +240,15 @@ extension CoreStage {
             if leaves { leaving.append(row) }
         }
         return leaving
+    }
+
+    private func askDecider() -> UnsafePointer<Float> {
+        let start = monotonicNanoseconds()
+        defer {
+            let spent = monotonicNanoseconds() - start
+            for item in running.keys { running[item]!.deciding += spent }
+        }
+        return core.exitProbabilities(h, rows: rows.count)
     }
 
     /// Rows that are done: their exit entry goes to the cache, their state to the item's answer.
@@ -284,6 +295,8 @@ extension CoreStage {
         outcome.core.distributions = done.distributions.flatMap(\.self)
         let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
         let onward = done.item.work.item.onward
-        departures.add(done.item, Outcome(outcome, tensor: tensor), to: onward.coda, as: .coda(onward.codaWork))
+        departures.add(
+            done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda,
+            as: .coda(onward.codaWork))
     }
 }

@@ -42,6 +42,20 @@ public enum RouterEvent: Sendable {
     case tick
 }
 
+/// An item's way through one stage.
+public struct TraceSpan: Sendable {
+    let request: UInt64
+    let id: String
+    let worker: String
+    let process: Int32
+    let stage: StageKind
+    let position: Int
+    let count: Int
+    /// Chunks of one request that may be at the stage together have different lanes.
+    let lane: Int
+    let times: ItemTimes
+}
+
 /// What the Router wants done.
 public enum RouterAction: Sendable {
     case reply(ClientReply, tensors: [Frame], to: ClientAddress)
@@ -59,5 +73,8 @@ public enum RouterAction: Sendable {
     /// Remembered answers up to this number are no longer needed.
     case forgetResults(through: UInt64)
     case reserve(sessionsBelow: UInt64)
+    /// For the trace file: an item's way through one stage, and a whole request.
+    case trace(TraceSpan)
+    case traceEnd(request: UInt64, id: String, from: UInt64, to: UInt64)
     case log(Logger.Level, String)
 }

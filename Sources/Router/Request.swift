@@ -87,7 +87,7 @@ struct Request: Sendable {
     var logprobs: [Float] = []
     var newLogprobs: [Float] = []
     var logits: [Int: Frame] = [:]
-    var timing = [(queue: Float, compute: Float)](repeating: (0, 0), count: 3)
+    var clock: RequestClock
     /// Waiting for an earlier request of its session.
     var waiting = false
 
@@ -108,6 +108,7 @@ struct Request: Sendable {
         self.job = job
         self.session = session
         self.received = now
+        clock = RequestClock(start: now)
         self.deadline = deadline
         self.clients = clients
         let old = history?.tokens ?? []

@@ -18,6 +18,8 @@ public struct RouterOptions: Sendable {
     public var data: String?
     /// Milliseconds that running requests get to finish at shut-down.
     public var graceMS = 10_000
+    /// Chrome trace to write; nil: none.
+    public var trace: String?
     /// Called once with the client endpoint when every stage first has a worker.
     public var onReady: @Sendable (String) -> Void = { _ in }
 
@@ -86,6 +88,7 @@ private struct RouterLoop: ~Copyable {
     private var announced = false
     /// Actions that wait until the workers have been served.
     private var later: [RouterAction] = []
+    private let trace: TraceFile?
 
     init(
         options: RouterOptions, state: RouterState, ledger: Ledger?, context: Context, log: Logger
@@ -93,6 +96,7 @@ private struct RouterLoop: ~Copyable {
         let locks = try [options.endpoint, options.workers].filter { $0.hasPrefix("ipc://") }.map {
             try OwnerLock(path: String($0.dropFirst(6)) + ".lock", what: "endpoint \($0)")
         }
+        let trace = try options.trace.map { try TraceFile(path: $0, log: log) }
         var clients = try Socket(.router, context)
         try clients.bind(options.endpoint)
         var workers = try Socket(.router, context)
@@ -106,6 +110,7 @@ private struct RouterLoop: ~Copyable {
         log.info("clients on \(clients.endpoint), workers on \(workers.endpoint)")
         self.clients = clients
         self.workers = workers
+        self.trace = trace
     }
 
     mutating func run(wakeup: Wakeup, stopping: () -> Bool) throws {
@@ -134,6 +139,7 @@ private struct RouterLoop: ~Copyable {
         }
         feed(.abandon)
         answerClients()
+        trace?.close()
         ledger?.close()
     }
 
@@ -256,6 +262,9 @@ private struct RouterLoop: ~Copyable {
         case .keep(let record): try ledger?.put(result: record)
         case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
         case .forgetResults(let number): try ledger?.remove(resultsThrough: number)
+        case .trace(let span): trace?.add(span)
+        case .traceEnd(let request, let id, let start, let end):
+            trace?.end(request: request, id: id, from: start, to: end)
         case .log(let level, let line): log.log(level: level, "\(line)")
         }
     }

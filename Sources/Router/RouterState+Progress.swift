@@ -46,8 +46,9 @@ extension RouterState {
             if !keepAhead(outcome, name) { counters.lateResults += 1 }
             return
         }
-        requests[item.request]!.timing[stage.index].queue += outcome.item.queueUs / 1000
-        requests[item.request]!.timing[stage.index].compute += outcome.item.computeUs / 1000
+        let times = ItemTimes(outcome.item, settled: now)
+        requests[item.request]!.clock.add(stage, times, handedOver: !outcome.item.handedTo.isEmpty)
+        if configuration.traces { actions.append(.trace(span(item, name, times))) }
         advance(item, outcome)
     }
 
@@ -108,6 +109,13 @@ extension RouterState {
         requests[item.request]!.handedOver!.stage = item.stage
         guard let index = waiting.ahead.firstIndex(where: { $0.from == worker.address }) else { return }
         settle(requests[item.request]!.handedOver!.ahead.remove(at: index).outcome, name)
+    }
+
+    private func span(_ item: Item, _ name: String, _ times: ItemTimes) -> TraceSpan {
+        TraceSpan(
+            request: item.request, id: requests[item.request]?.clientID ?? "", worker: name,
+            process: workers[name]?.pid ?? 0, stage: item.stage, position: item.position, count: item.count,
+            lane: item.position / max(1, configuration.chunk) % configuration.window, times: times)
     }
 
     /// Keeps a result that came before the one of the stage ahead of it; false when it is late.
@@ -260,6 +268,9 @@ extension RouterState {
             counters.completed += 1
             keep(answer, request)
         }
+        if configuration.traces {
+            actions.append(.traceEnd(request: request.id, id: request.clientID, from: request.received, to: now))
+        }
         settleSession(request, succeeded)
         actions.append(.log(.info, "request '\(request.clientID)' ended: \(Self.summary(content))"))
         for client in request.clients { actions.append(.reply(answer, tensors: tensors, to: client)) }
@@ -405,12 +416,18 @@ extension RouterState {
     private func timing(_ request: Request) -> Anira_V1_Timing {
         func stage(_ kind: StageKind) -> Anira_V1_StageTiming {
             .with {
-                $0.queueMs = request.timing[kind.index].queue
-                $0.computeMs = request.timing[kind.index].compute
+                let spent = request.clock.stages[kind.index]
+                $0.queueMs = Float(spent.queue) / 1e6
+                $0.computeMs = Float(spent.compute) / 1e6
+                $0.decideMs = Float(spent.decide) / 1e6
+                $0.storeMs = Float(spent.store) / 1e6
+                $0.transportMs = Float(spent.transport) / 1e6
             }
         }
+        let total = now - request.received
         return .with {
-            $0.totalMs = Float(now - request.received) / 1e6
+            $0.totalMs = Float(total) / 1e6
+            $0.routerMs = Float(request.clock.router(of: total)) / 1e6
             $0.decider = stage(.decider)
             $0.core = stage(.core)
             $0.coda = stage(.coda)

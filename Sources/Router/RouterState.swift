@@ -34,6 +34,8 @@ public struct RouterState: Sendable {
         public var patienceMS = 30_000
         /// Deliveries of one chunk before the request fails.
         public var maxDeliveries = 3
+        /// Whether actions say when things happened.
+        public var traces = false
 
         public init(checkpoint: Checkpoint) {
             model = checkpoint.configuration
@@ -150,7 +152,7 @@ public struct RouterState: Sendable {
         wire.persist = request.job.kind == .generate
         wire.sessionName = request.job.session
         wire.requestID = request.clientID
-        wire.enqueuedNs = item.enqueued
+        wire.enqueuedNs = now
         let range = item.position..<(item.position + item.count)
         switch item.stage {
         case .decider: wire.decider = deciderWork(range, request)

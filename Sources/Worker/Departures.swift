@@ -19,6 +19,7 @@ public struct Departures {
 
     private struct Departure {
         let item: AdmittedItem
+        let done: UInt64
         var outcome: Outcome
         let to: Anira_Worker_V1_Peer
         let next: Work?
@@ -30,18 +31,22 @@ public struct Departures {
         self.handOver = handOver
     }
 
-    /// An item is computed. work: what the outcome's rows are for at `peer`, when there is one.
+    /// An item is computed. decidingNS: how much of its time went into choosing depths. work: what the outcome's rows
+    /// are for at `peer`, when there is one.
     public mutating func add(
-        _ item: AdmittedItem, _ outcome: Outcome, to peer: Anira_Worker_V1_Peer = .init(),
+        _ item: AdmittedItem, _ outcome: Outcome, decidingNS: UInt64 = 0, to peer: Anira_Worker_V1_Peer = .init(),
         as work: Anira_Worker_V1_WorkItem.OneOf_Work? = nil
     ) {
         var outcome = outcome
         let done = monotonicNanoseconds()
-        let enqueued = item.work.item.enqueuedNs
-        outcome.item.queueUs = item.admitted > enqueued ? Float(item.admitted - enqueued) / 1000 : 0
+        let taken = item.work.taken == 0 ? item.admitted : item.work.taken
+        outcome.item.sentNs = item.work.item.enqueuedNs
+        outcome.item.takenNs = taken
+        outcome.item.queueUs = Float(item.admitted - taken) / 1000
         outcome.item.computeUs = Float(done - item.admitted) / 1000
+        outcome.item.decideUs = Float(decidingNS) / 1000
         guard let work, !peer.inbox.isEmpty else {
-            finished.append(Departure(item: item, outcome: outcome, to: peer, next: nil))
+            finished.append(Departure(item: item, done: done, outcome: outcome, to: peer, next: nil))
             return
         }
         var next = item.work.item
@@ -50,7 +55,8 @@ public struct Departures {
         next.enqueuedNs = done
         next.onward.clearCore()
         if case .coda = work { next.clearOnward() }
-        finished.append(Departure(item: item, outcome: outcome, to: peer, next: Work(next, tensor: outcome.tensor)))
+        finished.append(
+            Departure(item: item, done: done, outcome: outcome, to: peer, next: Work(next, tensor: outcome.tensor)))
     }
 
     /// The step is over: hands rows over, then commits.
@@ -62,19 +68,22 @@ public struct Departures {
         for (peer, group) in groups where handOver(group.compactMap { finished[$0].next }, peer) {
             for index in group { finished[index].outcome.item.handedTo = peer.worker }
         }
-        for departure in finished { commit(departure.item, departure.outcome) }
+        for departure in finished { commit(departure) }
         finished.removeAll(keepingCapacity: true)
     }
 
     /// Posts the outcome after the commit of the item's positions; a failed commit becomes its failure.
-    private func commit(_ item: AdmittedItem, _ outcome: Outcome) {
-        store.commit(session: item.session, positions: item.range) { [post] error in
-            guard let error else { return post(outcome) }
-            var failed = outcome
-            failed.tensor = nil
-            failed.item.failure.code = ErrorCode.storeFull.rawValue
-            failed.item.failure.message = "\(error)"
-            post(failed)
+    private func commit(_ departure: Departure) {
+        let (computed, done) = (departure.outcome, departure.done)
+        store.commit(session: departure.item.session, positions: departure.item.range) { [post] error in
+            var outcome = computed
+            outcome.item.storeUs = Float(monotonicNanoseconds() - done) / 1000
+            if let error {
+                outcome.tensor = nil
+                outcome.item.failure.code = ErrorCode.storeFull.rawValue
+                outcome.item.failure.message = "\(error)"
+            }
+            post(outcome)
         }
     }
 }

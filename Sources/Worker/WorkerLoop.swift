@@ -224,9 +224,11 @@ struct WorkerLoop: ~Copyable {
     /// Pairs items with their frames: every core and coda item takes one.
     private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) {
         var tensors = tensors
+        let taken = monotonicNanoseconds()
         for item in batch.items {
             var tensor: Frame?
-            if case .decider = item.work {} else {
+            if case .decider = item.work {
+            } else {
                 tensor = tensors.popFirst()
                 guard tensor != nil else {
                     log.warning("ignored an item without its tensor frame")
@@ -234,7 +236,7 @@ struct WorkerLoop: ~Copyable {
                 }
             }
             guard !cancelled.contains(item.request, attempt: item.attempt) else { continue }
-            stage.admit(Work(item, tensor: tensor))
+            stage.admit(Work(item, tensor: tensor, taken: taken))
         }
     }
 }

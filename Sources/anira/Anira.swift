@@ -19,7 +19,8 @@ struct Anira: ParsableCommand {
             CommandGroup(
                 name: "Services",
                 subcommands: [Up.self, RouterCommand.self, DeciderCommand.self, CoreCommand.self, CodaCommand.self]),
-            CommandGroup(name: "Clients", subcommands: [Generate.self, ScoreCommand.self, StatusCommand.self]),
+            CommandGroup(
+                name: "Clients", subcommands: [Generate.self, ScoreCommand.self, StatusCommand.self, Top.self]),
             CommandGroup(name: "Research", subcommands: [DataCommand.self, Train.self, Eval.self]),
             CommandGroup(name: "Tools", subcommands: [KV.self, Bench.self]),
         ])

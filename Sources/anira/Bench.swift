@@ -15,7 +15,8 @@ struct Bench: ParsableCommand {
             Absolute times drift on shared machines, so limit and engine are measured interleaved, round by round, and \
             the medians of the rounds' ratios are what counts.
             """,
-        subcommands: [BenchDecode.self, BenchKernels.self, BenchWeights.self, BenchTrain.self], defaultSubcommand: BenchDecode.self)
+        subcommands: [BenchDecode.self, BenchKernels.self, BenchWeights.self, BenchTrain.self],
+        defaultSubcommand: BenchDecode.self)
 }
 
 /// Shape of the measured model: random weights.
@@ -96,8 +97,11 @@ struct BenchDecode: ParsableCommand {
         let checkpoint = try compute.checkpoint(model)
         let engine = try LocalEngine(checkpoint)
         let floor = try WeightFloor(checkpoint, depth: depth)
-        let suite = localOnly ? nil : try SuiteUnderTest(
-            model: model, data: folder.appendingPathComponent("data").path, arguments: compute.arguments)
+        let suite =
+            localOnly
+            ? nil
+            : try SuiteUnderTest(
+                model: model, data: folder.appendingPathComponent("data").path, arguments: compute.arguments)
         defer { suite?.stop() }
         var measured: [Round] = []
         for round in 0..<rounds {

@@ -8,7 +8,8 @@ import Model
 struct BenchKernels: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "kernels",
-        abstract: "The packed products of every weight format against OpenBLAS sgemm and the machine's peak, one thread.")
+        abstract:
+            "The packed products of every weight format against OpenBLAS sgemm and the machine's peak, one thread.")
     @Option(help: "Inputs K.") var inputs = 512
     @Option(help: "Outputs N.") var outputs = 2048
     @Option(help: "Interleaved rounds.") var rounds = 31

@@ -42,10 +42,14 @@ struct BenchWeights: ParsableCommand {
         let prompts = try prompts()
         let reference = try scores(.f32, prompts)
         var table = [compare(.f32, reference, reference)]
-        for format in [WeightFormat.bf16, .int8] { table.append(compare(format, try scores(format, prompts), reference)) }
+        for format in [WeightFormat.bf16, .int8] {
+            table.append(compare(format, try scores(format, prompts), reference))
+        }
         progress(nil)
         if json { return try printJSON(table) }
-        print("\(model): \(rows) rows, \(table[0].tokens) tokens, logits up to \(String(format: "%.1f", table[0].largestLogit))")
+        print(
+            "\(model): \(rows) rows, \(table[0].tokens) tokens, logits up to \(String(format: "%.1f", table[0].largestLogit))"
+        )
         print("weights   mean |Δlogit|   largest   predictions changed   depths changed   mean depth")
         for row in table {
             let name = row.weights.padding(toLength: 7, withPad: " ", startingAt: 0)

@@ -36,6 +36,13 @@ struct ServiceOptions: ParsableArguments {
     func checkpoint() throws -> Checkpoint { try compute.checkpoint(model) }
 }
 
+struct TraceOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Write a Chrome trace of every request, for Perfetto (docs/profiling.md).", valueName: "file"))
+    var trace: String?
+}
+
 /// Options of the three workers.
 struct WorkerOptions: ParsableArguments {
     @OptionGroup var service: ServiceOptions
@@ -65,7 +72,8 @@ struct WorkerOptions: ParsableArguments {
         }
         let isOpen = inbox.map { $0.contains("*") || $0.contains("0.0.0.0") } ?? false
         guard !isOpen || inboxAddress != nil || inbox!.contains("127.0.0.1") else {
-            throw ValidationError("--inbox \(inbox!) binds every address: say with --inbox-address what others connect to")
+            throw ValidationError(
+                "--inbox \(inbox!) binds every address: say with --inbox-address what others connect to")
         }
     }
 
@@ -141,6 +149,7 @@ struct RouterCommand: ParsableCommand {
     @Option(help: "Where workers connect.") var workers = "tcp://127.0.0.1:5556"
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
     @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+    @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
@@ -153,6 +162,8 @@ struct RouterCommand: ParsableCommand {
         configuration.chunk = chunk
         var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
         options.endpoint = endpoint
+        options.trace = tracing.trace
+        configuration.traces = tracing.trace != nil
         let model = configuration.modelName
         options.onReady = { say("anira is ready: \(model) on \($0)") }
         let router = try buildRouter(

@@ -24,6 +24,7 @@ struct Up: ParsableCommand {
     @Option(help: "Most rows of one matrix.") var maxRows = 256
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
     @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+    @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
@@ -48,7 +49,9 @@ struct Up: ParsableCommand {
         let succeeded = supervisor.run(children(workers: workers))
         // Of workers that were killed.
         for (stage, count) in stages {
-            for index in 0..<count { removeSocketFile(of: WorkerOptions.inbox(beside: workers, "\(stage)-\(index)") ?? "") }
+            for index in 0..<count {
+                removeSocketFile(of: WorkerOptions.inbox(beside: workers, "\(stage)-\(index)") ?? "")
+            }
         }
         withExtendedLifetime(lock) {}
         if !succeeded { throw ExitCode(1) }
@@ -80,7 +83,7 @@ struct Up: ParsableCommand {
         let router =
             shared + [
                 "--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)",
-            ]
+            ] + (tracing.trace.map { ["--trace", $0] } ?? [])
         return [Supervisor.Child(name: "router", arguments: ["router"] + router)]
             + stages.flatMap { stage, count in
                 (0..<count).map { index in

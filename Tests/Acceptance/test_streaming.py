@@ -147,8 +147,10 @@ def test_a_protobuf_req_client_gets_a_protobuf_reply(suite, case, proto):
 
 
 def test_timing_names_the_stages(client, case):
-    timing = client.generate(case[0], 4)["timing"]
-    assert timing["total_ms"] > 0
-    stages = {name: value for name, value in timing.items() if name != "total_ms"}
-    assert len(stages) == 3
-    assert all(value["queue_ms"] >= 0 and value["compute_ms"] >= 0 for value in stages.values())
+    for n in (4, 60):
+        timing = client.generate(case[0] * 6, n)["timing"]
+        parts = [part for stage in ("decider", "core", "coda") for part in timing[stage].values()]
+        assert len(parts) == 15 and min(parts) >= 0 and timing["router_ms"] >= 0
+        # Every instant counts once.
+        assert sum(parts) + timing["router_ms"] == pytest.approx(timing["total_ms"], rel=0.02)
+        assert timing["core"]["compute_ms"] > 0

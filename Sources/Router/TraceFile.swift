@@ -1,0 +1,128 @@
+import Foundation
+import Logging
+import Proto
+
+/// Why the Router cannot start.
+public struct RouterError: Error, Sendable, CustomStringConvertible {
+    public let description: String
+}
+
+/// A Chrome trace ("JSON array format"), which Perfetto and chrome://tracing open: a process for the Router and each
+/// worker, in it a line for each request, slices for waiting, computing, deciding and storing, and arrows that follow an
+/// item from process to process.
+final class TraceFile {
+    private let file: FileHandle
+    private let path: String
+    private var buffer: [String] = []
+    private var named: Set<String> = []
+    private var failed = false
+    private let log: Logger
+
+    init(path: String, log: Logger) throws {
+        guard FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8)),
+            let file = FileHandle(forWritingAtPath: path)
+        else {
+            throw RouterError(
+                description: "cannot write the trace \(path); choose a folder that exists and may be written to")
+        }
+        try file.seekToEnd()
+        self.file = file
+        self.path = path
+        self.log = log
+        buffer.append(Self.event("process_name", "M", process: getpid(), extra: #""args":{"name":"router"}"#))
+    }
+
+    /// An item's way through one stage, and the arrow that leads through it.
+    func add(_ span: TraceSpan) {
+        let times = span.times
+        let line = Int(span.request) * 16 + span.lane
+        name(span.worker, process: span.process, line: line, "request \(span.id)")
+        let what = "\"positions\":\"\(span.position)…\(span.position + span.count - 1)\""
+        let parts: [(String, UInt64, UInt64)] = [
+            ("queue", times.taken, times.admitted), (span.stage.rawValue, times.admitted, times.decided),
+            ("decide", times.decided, times.done), ("store", times.done, times.committed),
+        ]
+        for (name, start, end) in parts where end > start {
+            buffer.append(
+                Self.event(
+                    name, "X", process: span.process, line: line, at: start,
+                    extra: #""dur":\#(Self.micros(end - start)),"args":{\#(what)}"#))
+        }
+        arrow(span, line)
+        if buffer.count >= 256 { flush() }
+    }
+
+    /// A request's whole time in the suite.
+    func end(request: UInt64, id: String, from start: UInt64, to end: UInt64) {
+        name("router", process: getpid(), line: Int(request) * 16, "request \(id)")
+        buffer.append(
+            Self.event(
+                "request \(id)", "X", process: getpid(), line: Int(request) * 16, at: start,
+                extra: #""dur":\#(Self.micros(end - start))"#))
+        flush()
+    }
+
+    /// The rest, and the end of the list. Readers also accept a file without it.
+    func close() {
+        buffer.append(Self.event("end", "i", process: getpid(), extra: #""s":"g""#))
+        flush(last: true)
+    }
+
+    /// From the Router's line of the request to the stage's slice, and from the coda's back.
+    private func arrow(_ span: TraceSpan, _ line: Int) {
+        let id = #""cat":"item","id":"\#(span.request).\#(span.position)","bp":"e""#
+        let home = Int(span.request) * 16
+        let inside = span.times.admitted + (span.times.done - span.times.admitted) / 2
+        if span.stage == .decider {
+            buffer.append(Self.event("item", "s", process: getpid(), line: home, at: span.times.sent, extra: id))
+        }
+        buffer.append(Self.event("item", "t", process: span.process, line: line, at: inside, extra: id))
+        if span.stage == .coda {
+            buffer.append(Self.event("item", "f", process: getpid(), line: home, at: span.times.settled, extra: id))
+        }
+    }
+
+    private func name(_ worker: String, process: Int32, line: Int, _ title: String) {
+        if named.insert("\(process)").inserted {
+            buffer.append(
+                Self.event("process_name", "M", process: process, extra: #""args":{"name":"\#(worker)"}"#))
+        }
+        if named.insert("\(process) \(line)").inserted {
+            buffer.append(
+                Self.event(
+                    "thread_name", "M", process: process, line: line,
+                    extra: #""args":{"name":\#(Self.quoted(title))}"#))
+        }
+    }
+
+    private func flush(last: Bool = false) {
+        guard !failed, !buffer.isEmpty else { return }
+        do {
+            try file.write(contentsOf: Data((buffer.joined(separator: ",\n") + (last ? "\n]\n" : ",\n")).utf8))
+        } catch {
+            failed = true
+            log.error("the trace \(path) ends here: \(error)")
+        }
+        buffer.removeAll(keepingCapacity: true)
+    }
+
+    private static func event(
+        _ name: String, _ phase: String, process: Int32, line: Int = 0, at time: UInt64 = 0, extra: String
+    ) -> String {
+        #"{"name":\#(quoted(name)),"ph":"\#(phase)","pid":\#(process),"tid":\#(line),"ts":\#(micros(time)),\#(extra)}"#
+    }
+
+    /// Microseconds with three digits.
+    private static func micros(_ nanoseconds: UInt64) -> String {
+        let rest = String(nanoseconds % 1000)
+        return "\(nanoseconds / 1000)." + String(repeating: "0", count: 3 - rest.count) + rest
+    }
+
+    private static func quoted(_ text: String) -> String {
+        do {
+            return String(decoding: try JSONEncoder().encode(text), as: UTF8.self)
+        } catch {
+            return "\"?\""
+        }
+    }
+}

@@ -1,0 +1,100 @@
+"""anira top, --trace, and the ways of computing that must not change an answer."""
+
+import json
+from collections import defaultdict
+
+import pytest
+
+from suite import Dealer, Refused, Suite, run
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    return [model.tokens(f"profiled {i}", 5 + 9 * i) for i in range(8)]
+
+
+def answers(endpoint, prompts, **more):
+    with Dealer(endpoint) as client:
+        ids = [client.send({"generate": {"tokens": p, "max_new_tokens": 12, "include": {"logprobs": True}, **more}})
+               for p in prompts]
+        replies = client.collect(ids, 60)
+    return [{k: v for k, v in replies[i][-1].content.items() if k != "timing"} for i in ids]
+
+
+def test_a_trace_opens_as_json_and_follows_every_item_through_all_processes(model, prompts, tmp_path):
+    trace = tmp_path / "trace.json"
+    with Suite(model.path, tmp_path / "suite", cores=2, options=("--trace", str(trace))) as suite:
+        with Dealer(suite.endpoint) as client:
+            stages = client.one({"status": {}}).content["stages"]
+        pids = {worker["name"]: worker["pid"] for stage in stages for worker in stage["workers"]}
+        answers(suite.endpoint, prompts)
+    events = json.loads(trace.read_text())
+    names = {e["args"]["name"]: e["pid"] for e in events if e["name"] == "process_name"}
+    assert {n: p for n, p in names.items() if n != "router"}.items() <= pids.items()
+    assert {"router", "decider-0", "coda-0"} < set(names)
+    requests = [e for e in events if e["ph"] == "X" and e["pid"] == names["router"]]
+    assert len(requests) == len(prompts)
+    flows = defaultdict(list)
+    for event in events:
+        if event["ph"] in "stf" and event.get("cat") == "item":
+            flows[event["id"]].append(event)
+    assert len(flows) >= 12 * len(prompts)
+    for steps in flows.values():
+        assert [e["ph"] for e in sorted(steps, key=lambda e: e["ts"])] == ["s", "t", "t", "t", "f"]
+        assert len({e["pid"] for e in steps}) == 4
+    # Slices of one line lie side by side, as viewers need them.
+    lines = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            lines[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    for spans in lines.values():
+        spans.sort()
+        assert all(b[0] >= a[1] - 0.002 for a, b in zip(spans, spans[1:]))
+
+
+def test_a_trace_that_cannot_be_written_is_one_clear_line(model, tmp_path):
+    with pytest.raises(Refused) as refused:
+        Suite(model.path, tmp_path, options=("--trace", str(tmp_path / "no/such/folder/t.json"))).start()
+    assert "cannot write the trace" in refused.value.err
+
+
+def test_top_shows_every_worker(suite, model, prompts):
+    answers(suite.endpoint, prompts)
+    shown = run("top", "--endpoint", suite.endpoint, "--count", "2", "--interval", "0.2").stdout
+    for name in ("decider-0", "core-0", "core-1", "coda-0"):
+        assert shown.count(name) == 2
+    assert "mean" in shown and "tokens/s" in shown
+
+
+def test_two_threads_give_the_same_bits(suite, model, prompts, tmp_path):
+    with Suite(model.path, tmp_path, options=("--threads", "2")) as other:
+        assert answers(other.endpoint, prompts) == answers(suite.endpoint, prompts)
+
+
+@pytest.mark.parametrize("weights", ("bf16", "int8"))
+def test_smaller_weights_answer_nearly_the_same_through_any_number_of_workers(weights, suite, model, prompts, tmp_path):
+    fixed = {"depth": {"policy": "fixed", "value": 3}}
+    with Suite(model.path, tmp_path, cores=2, options=("--weights", weights)) as other:
+        small = answers(other.endpoint, prompts, **fixed)
+        assert small == [answers(other.endpoint, [p], **fixed)[0] for p in prompts]
+        with Dealer(other.endpoint) as client:
+            logprobs = client.score(prompts[3], **fixed)["logprobs"]
+    with Dealer(suite.endpoint) as client:
+        exact = client.score(prompts[3], **fixed)["logprobs"]
+    assert logprobs == pytest.approx(exact, abs=0.3)
+    assert logprobs != exact
+
+
+def test_a_worker_with_other_weights_is_refused(suite, model, tmp_path):
+    connect = f"ipc://{suite.data}/workers.ipc"
+    ended = run("core", "--model", model.path, "--data", tmp_path, "--connect", connect, "--name", "core-7", "--weights",
+                "bf16")
+    assert ended.returncode == 1 and "serves model" in ended.stderr and "bf16" in ended.stderr
+
+
+def test_bench_weights_reports_errors_and_depths(shipped):
+    found = json.loads(run("bench", "weights", "--model", str(shipped("mano-early")), "--rows", "20", "--json").stdout)
+    assert [row["weights"] for row in found] == ["f32", "bf16", "int8"]
+    assert found[0]["largestLogitError"] == 0
+    assert 0 < found[1]["meanLogitError"] < found[2]["meanLogitError"] < 1
+    assert all(row["depthsChanged"] < 0.05 for row in found)
