@@ -20,6 +20,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
         .systemLibrary(name: "CZeroMQ", providers: [.apt(["libzmq3-dev"])]),
@@ -53,6 +54,7 @@ let package = Package(
                 "COpenBLAS", "Client", "CodaService", "DeciderService", "Engine", "KVStore", "Kernels", "Messaging",
                 "Analysis", "Model", "Proto", "RecurrentCoreService", "Router", "Tasks", "Training", "Worker", logging,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
             ]),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels"]),
         .testTarget(name: "KVStoreTests", dependencies: ["KVStore"]),

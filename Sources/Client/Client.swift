@@ -38,6 +38,14 @@ public struct Client: ~Copyable {
 
     /// The next reply of any request, with its tensor frames; throws after `seconds` of silence.
     public func receive(seconds: Double) throws -> (reply: ClientReply, tensors: [Frame]) {
+        guard let found = try receiveIfAny(seconds: seconds) else {
+            throw ClientError.noAnswer(endpoint: endpoint, seconds: seconds)
+        }
+        return found
+    }
+
+    /// The same; nil after `seconds` of silence.
+    public func receiveIfAny(seconds: Double) throws -> (reply: ClientReply, tensors: [Frame])? {
         let deadline = monotonicNanoseconds() + UInt64(seconds * 1e9)
         while true {
             if let frames = socket.receive() {
@@ -48,7 +56,7 @@ public struct Client: ~Copyable {
                 }
             }
             let now = monotonicNanoseconds()
-            guard now < deadline else { throw ClientError.noAnswer(endpoint: endpoint, seconds: seconds) }
+            guard now < deadline else { return nil }
             _ = poll(socket, wakeup, timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
         }
     }

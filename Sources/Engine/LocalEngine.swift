@@ -64,7 +64,10 @@ public final class LocalEngine {
 
     /// Starts a request; `step` moves it, `take` collects its replies.
     public func submit(_ request: ClientRequest) {
-        perform(state.handle(.request(request, digest: 0, from: client), now: monotonicNanoseconds()))
+        perform(
+            state.handle(
+                .request(request, digest: UInt64(bitPattern: Int64(request.hashValue)), from: client),
+                now: monotonicNanoseconds()))
     }
 
     /// One round: hands out work, steps every stage once, takes results. False when nothing is left to do.

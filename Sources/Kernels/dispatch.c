@@ -101,11 +101,11 @@ float anira_logsumexp(const float *x, int n) { return variant()->logsumexp(x, n)
 
 int anira_argmax(const float *x, int n) { return variant()->argmax(x, n); }
 
-void anira_attention(const float *q, const float *cache, size_t stride, size_t key_offset, size_t value_offset,
-                     const uint32_t *rows, int count, int heads, int kv_heads, int d, float scale, float *scores,
-                     float *out) {
-    variant()->attention(q, cache, stride, key_offset, value_offset, rows, count, heads, kv_heads, d, scale, scores,
-                         out);
+void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const float *cache, size_t stride,
+                     size_t key_offset, size_t value_offset, const uint32_t *rows, int heads, int kv_heads, int d,
+                     float scale, float *scores, float *out, int ldo) {
+    variant()->attention(q, ldq, counts, m, cache, stride, key_offset, value_offset, rows, heads, kv_heads, d, scale,
+                         scores, out, ldo);
 }
 
 float anira_sum(const float *x, size_t n) { return variant()->sum_all(x, n); }

@@ -15,8 +15,10 @@ public struct CacheView {
     public var writes: [UInt32] = []
     /// Visible cache rows, several lists back to back.
     public var visible: [UInt32] = []
-    /// Per batch row: where its list starts in `visible`, and its length C.
-    public var lists: [(start: Int, count: Int)] = []
+    /// Per batch row: where its list starts in `visible`. Rows of one item share a list.
+    public var starts: [Int] = []
+    /// Per batch row: how many positions of its list it sees, C.
+    public var counts: [Int32] = []
     /// Per batch row: its position in the session.
     public var positions: [Int] = []
 
@@ -25,11 +27,19 @@ public struct CacheView {
         self.stride = stride
     }
 
+    /// How many rows from `row` on share its list.
+    func shared(from row: Int, to end: Int, most: Int) -> Int {
+        var last = row + 1
+        while last < min(end, row + most), starts[last] == starts[row] { last += 1 }
+        return last - row
+    }
+
     /// Empties the batch, keeping the memory.
     public mutating func removeAll() {
         writes.removeAll(keepingCapacity: true)
         visible.removeAll(keepingCapacity: true)
-        lists.removeAll(keepingCapacity: true)
+        starts.removeAll(keepingCapacity: true)
+        counts.removeAll(keepingCapacity: true)
         positions.removeAll(keepingCapacity: true)
     }
 }
@@ -120,20 +130,25 @@ public final class LayerStack {
         let attended = attended.floats(m * width)
         for row in 0..<m { rope.rotate(q + row * width, heads: c.numAttentionHeads, position: cache.positions[row]) }
         let split = Split(cache, rows: m, heads: c.numKeyValueHeads, width: width)
-        let room = c.numAttentionHeads * (split.longest + 16)
+        let room = Split.together * c.numAttentionHeads * (split.longest + 16)
         let scores = scores.floats(split.parts * room)
         let (scale, shared) = (1 / Float(d).squareRoot(), c.numAttentionHeads / c.numKeyValueHeads)
-        cache.visible.withUnsafeBufferPointer { visible in
-            parallel(split.parts) { part in
-                let heads = split.heads(part)
-                let offset = heads.lowerBound * shared * d
-                for row in split.rows(part) {
-                    let list = cache.lists[row]
-                    anira_attention(
-                        q + row * width + offset, cache.arena, cache.stride, index * 2 * w + heads.lowerBound * d,
-                        index * 2 * w + w + heads.lowerBound * d, visible.baseAddress! + list.start, Int32(list.count),
-                        Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scores + part * room,
-                        attended + row * width + offset)
+        let (visible, counts) = (cache.visible, cache.counts)
+        visible.withUnsafeBufferPointer { visible in
+            counts.withUnsafeBufferPointer { counts in
+                parallel(split.parts) { part in
+                    let heads = split.heads(part)
+                    let (offset, place) = (heads.lowerBound * shared * d, index * 2 * w + heads.lowerBound * d)
+                    var row = split.rows(part).lowerBound
+                    while row < split.rows(part).upperBound {
+                        let together = cache.shared(from: row, to: split.rows(part).upperBound, most: Split.together)
+                        anira_attention(
+                            q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(together),
+                            cache.arena, cache.stride, place, place + w, visible.baseAddress! + cache.starts[row],
+                            Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scores + part * room,
+                            attended + row * width + offset, Int32(width))
+                        row += together
+                    }
                 }
             }
         }
@@ -159,6 +174,8 @@ public final class LayerStack {
 
 /// How attention is shared out: rows where there are many, heads where there are few and the context is long.
 private struct Split {
+    /// Most rows that read a list together: their scores stay in the second-level cache.
+    static let together = 8
     let parts: Int
     /// Most visible positions of a row.
     let longest: Int
@@ -168,8 +185,8 @@ private struct Split {
 
     /// width: floats of a row's query.
     init(_ cache: CacheView, rows: Int, heads: Int, width: Int) {
-        longest = cache.lists.reduce(0) { max($0, $1.count) }
-        let work = cache.lists.reduce(0) { $0 + $1.count } * width
+        longest = Int(cache.counts.max() ?? 0)
+        let work = cache.counts.reduce(0) { $0 + Int($1) } * width
         let threads = work < 1 << 16 ? 1 : Int(anira_threads())
         splitsHeads = rows < threads && heads >= threads
         (total, count) = (splitsHeads ? rows : heads, splitsHeads ? heads : rows)

@@ -211,7 +211,8 @@ extension CoreStage {
             lists[key] = (start, list.end)
         }
         for row in rows {
-            cache.lists.append((lists[ListKey(item: row.item, depth: row.depth)]!.start, row.position + 1))
+            cache.starts.append(lists[ListKey(item: row.item, depth: row.depth)]!.start)
+            cache.counts.append(Int32(row.position + 1))
         }
     }
 

@@ -253,6 +253,7 @@ extension RouterState {
     private mutating func finish(_ request: Request, _ content: ClientReply.OneOf_Reply, _ tensors: [Frame]) {
         requests[request.id] = nil
         running[request.clientID] = nil
+        for pin in request.pins { workers[pin]?.requests.remove(request.id) }
         forgetItems(request)
         var answer = ClientReply()
         answer.id = request.clientID

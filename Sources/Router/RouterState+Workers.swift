@@ -119,12 +119,21 @@ extension RouterState {
     mutating func choose(_ stage: StageKind, _ request: Request) -> String? {
         let pin = request.pins[stage.index]
         switch workers[pin]?.state {
-        case .ready: return pin
+        case .ready:
+            workers[pin]!.requests.insert(request.id)
+            return pin
         case .lost where now - workers[pin]!.lastHeard < UInt64(configuration.graceMS) * 1_000_000: return nil
         case .lost, .draining, nil: break
         }
         let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
-        guard let chosen = candidates.min(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else { return nil }
+        let ranked = candidates.map { (load: $0.load, name: $0.name) }
+        guard
+            let chosen = ranked.min(by: {
+                ($0.load.requests, $0.load.rows, $0.name) < ($1.load.requests, $1.load.rows, $1.name)
+            })
+        else { return nil }
+        workers[pin]?.requests.remove(request.id)
+        workers[chosen.name]!.requests.insert(request.id)
         requests[request.id]?.pins[stage.index] = chosen.name
         return chosen.name
     }

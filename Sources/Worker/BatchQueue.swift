@@ -66,6 +66,9 @@ public struct BatchQueue {
         cache.visible.withUnsafeMutableBufferPointer {
             store.visibleRows(session: item.session, count: end, deepest: 0, into: $0.baseAddress! + start)
         }
-        for position in item.range { cache.lists.append((start, position + 1)) }
+        for position in item.range {
+            cache.starts.append(start)
+            cache.counts.append(Int32(position + 1))
+        }
     }
 }

@@ -15,7 +15,10 @@ struct Bench: ParsableCommand {
             Absolute times drift on shared machines, so limit and engine are measured interleaved, round by round, and \
             the medians of the rounds' ratios are what counts.
             """,
-        subcommands: [BenchDecode.self, BenchKernels.self, BenchWeights.self, BenchTrain.self],
+        subcommands: [
+            BenchKernels.self, BenchDecode.self, BenchBatch.self, BenchPrefill.self, BenchContext.self,
+            BenchTransport.self, BenchSuite.self, BenchWeights.self, BenchTrain.self, BenchEcho.self,
+        ],
         defaultSubcommand: BenchDecode.self)
 }
 
@@ -101,7 +104,8 @@ struct BenchDecode: ParsableCommand {
             localOnly
             ? nil
             : try SuiteUnderTest(
-                model: model, data: folder.appendingPathComponent("data").path, arguments: compute.arguments)
+                model: model, data: folder.appendingPathComponent("data").path,
+                arguments: ["--weights", compute.weights.rawValue, "--threads", "\(compute.threads)"])
         defer { suite?.stop() }
         var measured: [Round] = []
         for round in 0..<rounds {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Foundation
 import Kernels
 import Model
 
@@ -11,7 +12,14 @@ struct ComputeOptions: ParsableArguments {
             "How weights are held: f32, bf16 or int8. All services of a suite need the same one.",
             discussion: "bf16 and int8 change logits a little and some depths: `anira bench weights` says how much."))
     var weights = WeightFormat.f32
-    @Option(help: "Threads of the products, in each process. Results do not depend on it.") var threads = 1
+    @Option(
+        name: .customLong("threads"),
+        help: ArgumentHelp(
+            "Threads of the products, in each process. Results do not depend on it.",
+            discussion: "Default: 1; `anira up` shares the machine's cores among the workers of its largest stage."))
+    var givenThreads: Int?
+
+    var threads: Int { givenThreads ?? 1 }
 
     func validate() throws {
         guard (1...64).contains(threads) else { throw ValidationError("--threads must be 1…64") }
@@ -23,6 +31,9 @@ struct ComputeOptions: ParsableArguments {
         return try Checkpoint(directory: directory, weights: weights)
     }
 
-    /// The same options for a child process.
-    var arguments: [String] { ["--weights", weights.rawValue, "--threads", "\(threads)"] }
+    /// The same options for a child process. workers: how many compute at the same time.
+    func arguments(workers: Int) -> [String] {
+        let shared = max(1, min(64, ProcessInfo.processInfo.activeProcessorCount / workers))
+        return ["--weights", weights.rawValue, "--threads", "\(givenThreads ?? shared)"]
+    }
 }

@@ -73,7 +73,7 @@ struct Up: ParsableCommand {
                 "--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue,
                 "--supervised",
             ]
-            + service.compute.arguments
+            + service.compute.arguments(workers: max(deciders, cores, codas))
             + (memoryOnly ? ["--memory-only"] : [])
         let worker =
             shared + [

@@ -20,8 +20,18 @@ struct AttentionCase: Sendable {
         var scores = [Float](repeating: 0, count: heads * (count + 16))
         var out = [Float](repeating: 0, count: heads * d)
         anira_attention(
-            query, cache, stride, offset, offset + width, rows, Int32(count), Int32(heads), Int32(kvHeads), Int32(d),
-            0.2, &scores, &out)
+            query, 0, [Int32(count)], 1, cache, stride, offset, offset + width, rows, Int32(heads), Int32(kvHeads),
+            Int32(d), 0.2, &scores, &out, 0)
+        return out
+    }
+
+    /// Several queries together, query r seeing the first counts[r] positions.
+    func together(_ queries: [[Float]], counts: [Int32]) -> [Float] {
+        var scores = [Float](repeating: 0, count: queries.count * heads * (count + 16))
+        var out = [Float](repeating: 0, count: queries.count * heads * d)
+        anira_attention(
+            Array(queries.joined()), Int32(heads * d), counts, Int32(queries.count), cache, stride, 0, width, rows,
+            Int32(heads), Int32(kvHeads), Int32(d), 0.2, &scores, &out, Int32(heads * d))
         return out
     }
 
@@ -57,6 +67,22 @@ struct AttentionCase: Sendable {
         let attention = AttentionCase(count: 37)
         let shifted = [Float](repeating: 0, count: offset) + attention.cache
         #expect(bits(attention.fast(cache: shifted, offset: offset)) == bits(attention.fast(cache: attention.cache)))
+    }
+
+    @Test(arguments: [1, 2, 3, 9])
+    func `queries together give what each gives alone`(m: Int) {
+        let counts = (0..<m).map { Int32(37 - (5 * $0) % 31) }
+        let cases = counts.indices.map {
+            AttentionCase(heads: 4, kvHeads: 2, d: 24, count: 37, seed: UInt64($0 * 2 + 1))
+        }
+        let shared = cases[0]
+        let found = shared.together(cases.map(\.query), counts: counts)
+        let width = shared.heads * shared.d
+        for index in counts.indices {
+            let alone = shared.together([cases[index].query], counts: [counts[index]])
+            #expect(bits(row(index, of: found, width: width)) == bits(alone))
+        }
+        #expect(bits(row(0, of: found, width: width)) == bits(shared.fast(cache: shared.cache)))
     }
 
     @Test func `a head does not depend on its neighbours`() {

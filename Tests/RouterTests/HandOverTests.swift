@@ -93,6 +93,17 @@ struct HandOverTests {
         #expect(suite.counters.redeliveries == 1)
     }
 
+    /// Rows that are handed over are booked when they have arrived: all sessions of a burst went to one core.
+    @Test("A burst of sessions is shared out evenly", arguments: [false, true])
+    func shared(_ handsOver: Bool) {
+        var suite = Suite(handsOver: handsOver)
+        suite.connect("core-b", .core)
+        for index in 0..<8 { suite.generate("r\(index)", prompt(5), new: 2) }
+        suite.run()
+        let sessions = ["core", "core-b"].map { Set(suite.players[$0]!.computed.map(\.session)).count }
+        #expect(sessions == [4, 4])
+    }
+
     @Test("cancel reaches every worker that may be handed rows")
     func cancel() {
         var suite = Suite(handsOver: true)

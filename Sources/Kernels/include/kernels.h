@@ -88,13 +88,14 @@ float anira_logsumexp(const float *x, int n);
 int anira_argmax(const float *x, int n);
 
 // ---- attention ----------------------------------------------------------------------------------------
-// One query row against the C gathered rows of a cache. rows[j] selects the cache row that position j shows;
-// its key for KV head g starts at cache + rows[j] * stride + key_offset + g * d, its value likewise at
+// m query rows, each against the first counts[row] of the gathered rows of a cache. rows[j] selects the cache row that
+// position j shows; its key for KV head g starts at cache + rows[j] * stride + key_offset + g * d, its value likewise at
 // value_offset. heads is a multiple of kv_heads; query head h reads KV head h / (heads / kv_heads).
-// count is at least 1, d any size. scores: scratch of heads * (count + 16) floats. out: [heads * d].
-void anira_attention(const float *q, const float *cache, size_t stride, size_t key_offset, size_t value_offset,
-                     const uint32_t *rows, int count, int heads, int kv_heads, int d, float scale, float *scores,
-                     float *out);
+// counts are at least 1, d any size. scores: scratch of m * heads * (largest count + 16) floats. out: [m, heads * d], ldo
+// floats apart. Rows that share a list read it once.
+void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const float *cache, size_t stride,
+                     size_t key_offset, size_t value_offset, const uint32_t *rows, int heads, int kv_heads, int d,
+                     float scale, float *scores, float *out, int ldo);
 
 // ---- limits ---------------------------------------------------------------------------------------------
 // Sum of n floats, as fast as memory delivers them: the read-bandwidth floor that benches compare with.

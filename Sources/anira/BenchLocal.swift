@@ -1,0 +1,284 @@
+import ArgumentParser
+import Engine
+import Foundation
+import Kernels
+import Model
+import Proto
+
+/// What a token costs in this model, and what no engine can beat on this machine.
+struct Limits: Codable {
+    /// Multiply-adds × 2 of a token: prelude, coda and head once (F₀), and one core iteration (F_c).
+    var outsideFlops: Double
+    var iterationFlops: Double
+    var peakGflops: Double
+
+    init(_ shape: BenchModel, _ peak: Double) {
+        let (h, i) = (Double(shape.hidden), Double(shape.intermediate))
+        let layer = 2 * (4 * h * h + 3 * h * i)
+        outsideFlops = 2 * layer + 2 * h * Double(shape.vocabulary)
+        iterationFlops = layer
+        peakGflops = peak
+    }
+
+    func flops(depth: Double) -> Double { outsideFlops + depth * iterationFlops }
+
+    /// Tokens per second that the peak allows.
+    func ceiling(depth: Double, threads: Int) -> Double { peakGflops * Double(threads) * 1e9 / flops(depth: depth) }
+}
+
+/// A random checkpoint in a temporary folder and a local engine on it.
+func withBenchEngine<R>(
+    _ shape: BenchModel, _ compute: ComputeOptions, _ body: (Checkpoint, LocalEngine) throws -> R
+) throws -> R {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
+    defer {
+        do { try FileManager.default.removeItem(at: folder) } catch { print("cannot remove \(folder.path): \(error)") }
+    }
+    try shape.write(to: folder.path)
+    let checkpoint = try compute.checkpoint(folder.path)
+    return try body(checkpoint, try LocalEngine(checkpoint))
+}
+
+/// A prompt of `length` tokens and `new` more, with a depth policy.
+func benchRequest(
+    _ id: String, _ shape: BenchModel, length: Int, new: Int, _ depth: (inout Anira_V1_Depth) -> Void
+) -> ClientRequest {
+    var request = ClientRequest()
+    // An id of its own: a repeated one would be answered from memory.
+    request.id = "\(UInt32.random(in: 0 ... .max))-\(id)"
+    request.generate.tokens = (0..<length).map {
+        Int32((id.utf8.reduce(0) { $0 + Int($1) } * 7 + $0 * 13) % shape.vocabulary)
+    }
+    request.generate.maxNewTokens = Int32(new)
+    depth(&request.generate.depth)
+    return request
+}
+
+extension Anira_V1_Depth {
+    mutating func fix(_ depth: Int) { (policy, value) = ("fixed", Int32(depth)) }
+
+    /// Depths 1…2·mean − 1 in turn.
+    mutating func mix(mean: Int, count: Int, offset: Int) {
+        policy = "per_token"
+        values = (0..<count).map { Int32(($0 + offset) % (2 * mean - 1) + 1) }
+    }
+}
+
+struct BenchBatch: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "batch",
+        abstract: "Tokens a second from 1 to 128 sessions, at one depth and mixed, in this process.",
+        discussion: """
+            "of the limit": the tokens a second that sgemm's peak allows. "of the ceiling" compares mixed depths with what \
+            skipped iterations could save at most: (F₀ + K·F_c) / (F₀ + d̄·F_c) over the measured throughput at depth K.
+            """)
+    @OptionGroup var shape: BenchModel
+    @OptionGroup var compute: ComputeOptions
+    @Option(help: "Fixed depth, and mean of the mixed ones.") var depth = 3
+    @Option(help: "Comma-separated numbers of sessions.") var sessions = "1,2,4,8,16,32,64,128"
+    @Option(help: "New tokens of each session and round.") var tokens = 32
+    @Option(help: "Interleaved rounds.") var rounds = 3
+    @Flag(help: "Print the results as JSON.") var json = false
+
+    struct Row: Codable {
+        var sessions: Int
+        /// Tokens per second, medians of the rounds.
+        var fixed: Double
+        var mixed: Double
+        var deepest: Double
+        var shareOfLimit: Double
+        var shareOfCeiling: Double
+    }
+
+    struct Report: Codable {
+        var machine = machineName()
+        var commit = commitName()
+        var kernels = String(cString: anira_kernels_variant())
+        var weights: String
+        var threads: Int
+        var limits: Limits
+        var rows: [Row]
+    }
+
+    func validate() throws {
+        guard depth >= 1, 2 * depth - 1 <= shape.maxDepth else {
+            throw ValidationError("--depth must be 1…\((shape.maxDepth + 1) / 2)")
+        }
+        guard tokens > 1, rounds > 0 else { throw ValidationError("--tokens must be above 1, --rounds above 0") }
+    }
+
+    func run() throws {
+        let counts = try integers(sessions, "--sessions").map(Int.init)
+        guard counts.allSatisfy({ (1...1024).contains($0) }), !counts.isEmpty else {
+            throw ValidationError("--sessions must be numbers of 1…1024")
+        }
+        let report = try withBenchEngine(shape, compute) { _, engine in
+            var peaks: [Double] = []
+            var found: [[(fixed: Double, mixed: Double, deepest: Double)]] = counts.map { _ in [] }
+            for round in 0..<rounds {
+                for (index, count) in counts.enumerated() {
+                    progress("round \(round + 1) of \(rounds), \(count) sessions")
+                    peaks.append(sgemmPeak(1024))
+                    found[index].append(
+                        (
+                            try measure(engine, count) { depths, _ in depths.fix(depth) },
+                            try measure(engine, count) { $0.mix(mean: depth, count: 32 + tokens, offset: $1) },
+                            try measure(engine, count) { depths, _ in depths.fix(shape.maxDepth) }
+                        ))
+                }
+            }
+            progress(nil)
+            let limits = Limits(shape, peaks.max() ?? 0)
+            let rows = zip(counts, found).map { count, rounds in
+                let (mean, k) = (Double(depth), Double(shape.maxDepth))
+                let gain = limits.flops(depth: k) / limits.flops(depth: mean)
+                let fixed = median(rounds.map(\.fixed))
+                return Row(
+                    sessions: count, fixed: fixed, mixed: median(rounds.map(\.mixed)),
+                    deepest: median(rounds.map(\.deepest)),
+                    shareOfLimit: fixed / limits.ceiling(depth: mean, threads: compute.threads),
+                    shareOfCeiling: median(rounds.map { $0.mixed / ($0.deepest * gain) }))
+            }
+            return Report(
+                weights: compute.weights.rawValue, threads: compute.threads, limits: limits, rows: rows)
+        }
+        try show(report)
+    }
+
+    private func measure(
+        _ engine: LocalEngine, _ count: Int, _ depth: (inout Anira_V1_Depth, Int) -> Void
+    ) throws -> Double {
+        try engine.tokensPerSecond(
+            (0..<count).map { index in
+                benchRequest("batch-\(index)", shape, length: 32, new: tokens) { depth(&$0, index) }
+            })
+    }
+
+    private func show(_ report: Report) throws {
+        if json { return try printJSON(report) }
+        print(
+            "\(report.machine), kernels \(report.kernels), weights \(report.weights), \(report.threads) threads, commit "
+                + report.commit)
+        print(String(format: "sgemm peak %.0f GFLOP/s a thread; tokens/s:", report.limits.peakGflops))
+        print(
+            "sessions   depth \(depth)   of the limit   depths 1…\(2 * depth - 1)   of the ceiling   depth \(shape.maxDepth)"
+        )
+        for row in report.rows {
+            print(
+                String(
+                    format: "%8d%10.0f%14.0f%%%13.0f%16.0f%%%10.0f", row.sessions, row.fixed, 100 * row.shareOfLimit,
+                    row.mixed, 100 * row.shareOfCeiling, row.deepest))
+        }
+    }
+}
+
+struct BenchPrefill: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "prefill", abstract: "Long prompts at adaptive depth, as a share of peak FLOP/s, in this process.")
+    @OptionGroup var shape: BenchModel
+    @OptionGroup var compute: ComputeOptions
+    @Option(help: "Comma-separated lengths of the prompt.") var lengths = "64,512,2000"
+    @Option(help: "Interleaved rounds.") var rounds = 5
+    @Flag(help: "Print the results as JSON.") var json = false
+
+    struct Row: Codable {
+        var tokens: Int
+        var meanDepth: Double
+        /// Medians: milliseconds to the first new token, products' GFLOP/s and their share of the peak.
+        var milliseconds: Double
+        var gflops: Double
+        var shareOfPeak: Double
+    }
+
+    func run() throws {
+        let lengths = try integers(lengths, "--lengths").map(Int.init)
+        guard lengths.allSatisfy({ (2...2000).contains($0) }), rounds > 0 else {
+            throw ValidationError("--lengths must be 2…2000, --rounds above 0")
+        }
+        let rows = try withBenchEngine(shape, compute) { _, engine in
+            lengths.map { length in
+                var peaks: [Double] = []
+                var times: [Double] = []
+                var depth = 0.0
+                for round in 0...rounds {
+                    progress("\(length) tokens, round \(round) of \(rounds)")
+                    peaks.append(sgemmPeak(1024))
+                    let request = benchRequest("prefill-\(round)", shape, length: length, new: 1) { _ in }
+                    var answer = ClientReply()
+                    let time = seconds { answer = engine.run([request])[0].reply }
+                    depth = Double(answer.completed.usage.meanDepth)
+                    if round > 0 { times.append(time) }
+                }
+                let limits = Limits(shape, peaks.max() ?? 0)
+                let gflops = limits.flops(depth: depth) * Double(length) / median(times) / 1e9
+                return Row(
+                    tokens: length, meanDepth: depth, milliseconds: 1000 * median(times), gflops: gflops,
+                    shareOfPeak: gflops / limits.peakGflops / Double(compute.threads))
+            }
+        }
+        progress(nil)
+        if json { return try printJSON(rows) }
+        print(
+            "\(machineName()), weights \(compute.weights.rawValue), \(compute.threads) threads, commit \(commitName())")
+        print("prompt   mean depth        ms   GFLOP/s   of sgemm's peak")
+        for row in rows {
+            print(
+                String(
+                    format: "%6d%13.2f%10.1f%10.1f%17.0f%%", row.tokens, row.meanDepth, row.milliseconds, row.gflops,
+                    100 * row.shareOfPeak))
+        }
+    }
+}
+
+struct BenchContext: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "context", abstract: "Time of a token by the length of its context, one session, in this process.")
+    @OptionGroup var shape: BenchModel
+    @OptionGroup var compute: ComputeOptions
+    @Option(help: "Fixed depth of every token.") var depth = 3
+    @Option(help: "Comma-separated context lengths; the first is what the others are compared with.")
+    var contexts = "64,256,1024"
+    @Option(help: "New tokens of each round.") var tokens = 32
+    @Option(help: "Interleaved rounds.") var rounds = 5
+    @Flag(help: "Print the results as JSON.") var json = false
+
+    struct Row: Codable {
+        var context: Int
+        var micros: Double
+        /// Over the first context's time, median of the rounds.
+        var ratio: Double
+    }
+
+    func run() throws {
+        let contexts = try integers(contexts, "--contexts").map(Int.init)
+        guard contexts.allSatisfy({ (2...1900).contains($0) }), !contexts.isEmpty, rounds > 0,
+            (2...100).contains(tokens)
+        else { throw ValidationError("--contexts must be 2…1900, --tokens 2…100, --rounds above 0") }
+        let rows = try withBenchEngine(shape, compute) { _, engine in
+            var micros: [[Double]] = []
+            for round in 0..<rounds {
+                micros.append(
+                    try contexts.map { context in
+                        progress("round \(round + 1) of \(rounds), context \(context)")
+                        return 1e6
+                            / (try engine.tokensPerSecond([
+                                benchRequest("c\(round)", shape, length: max(1, context - tokens / 2), new: tokens) {
+                                    $0.fix(depth)
+                                }
+                            ]))
+                    })
+            }
+            return contexts.indices.map { index in
+                Row(
+                    context: contexts[index], micros: median(micros.map { $0[index] }),
+                    ratio: median(micros.map { $0[index] / $0[0] }))
+            }
+        }
+        progress(nil)
+        if json { return try printJSON(rows) }
+        print("\(machineName()), weights \(compute.weights.rawValue), depth \(depth), commit \(commitName())")
+        for row in rows {
+            print(String(format: "context %5d%10.0f µs a token%8.2f×", row.context, row.micros, row.ratio))
+        }
+    }
+}

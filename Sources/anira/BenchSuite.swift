@@ -1,0 +1,218 @@
+import ArgumentParser
+import Client
+import Engine
+import Foundation
+import Histogram
+import Kernels
+import Messaging
+import Model
+import Proto
+
+struct BenchSuite: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "suite",
+        abstract:
+            "The services against the local engine: one session, many, store on and off, more cores, open-loop load.",
+        discussion: """
+            One session is measured with one thread a process on both sides, many sessions with as many threads as there \
+            are cores on both sides, and two core workers against one with one thread each. Open-loop load sends \
+            requests at a fixed rate, whether or not earlier ones are answered, and reports times to the first token and \
+            of whole requests from when each should have been sent.
+            """)
+    @OptionGroup var shape: BenchModel
+    @Option(help: "How weights are held: f32, bf16 or int8.") var weights = WeightFormat.f32
+    @Option(help: "Fixed depth of every token.") var depth = 3
+    @Option(help: "Sessions together.") var sessions = 64
+    @Option(help: "New tokens of each session.") var tokens = 32
+    @Option(help: "Interleaved rounds.") var rounds = 3
+    @Option(help: "Seconds of open-loop load at each rate; 0 leaves it out.") var seconds = 10.0
+    @Flag(help: "Print the results as JSON.") var json = false
+
+    struct Load: Codable {
+        /// Of the measured closed-loop throughput.
+        var share: Double
+        var requestsPerSecond: Double
+        /// Milliseconds from when a request was due.
+        var firstTokenP50, firstTokenP99, wholeP50, wholeP99, wholeP999: Double
+        var completed: Int
+    }
+
+    struct Report: Codable {
+        var machine = machineName()
+        var commit = commitName()
+        var weights: String
+        /// Microseconds a token, one session.
+        var localMicros: Double
+        var suiteMicros: Double
+        var roundTripMicros: Double
+        /// (suite − local) in raw round trips: median of the rounds.
+        var extraRoundTrips: Double
+        var suiteOverLocal: Double
+        /// Tokens per second of many sessions, and median ratios.
+        var localTokens: Double
+        var suiteTokens: Double
+        var suiteShareOfLocal: Double
+        var storeOnOverOff: Double
+        var twoCoresOverOne: Double
+        var load: [Load]
+    }
+
+    func validate() throws {
+        guard depth >= 1, depth <= shape.maxDepth else { throw ValidationError("--depth must be 1…\(shape.maxDepth)") }
+        guard (1...512).contains(sessions), tokens > 1, rounds > 0, seconds >= 0 else {
+            throw ValidationError("--sessions must be 1…512, --tokens above 1, --rounds above 0, --seconds 0 or more")
+        }
+    }
+
+    func run() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
+        defer {
+            do { try FileManager.default.removeItem(at: folder) } catch {
+                print("cannot remove \(folder.path): \(error)")
+            }
+        }
+        let model = folder.appendingPathComponent("model").path
+        try shape.write(to: model)
+        func start(_ name: String, _ more: [String]) throws -> SuiteUnderTest {
+            try SuiteUnderTest(
+                model: model, data: folder.appendingPathComponent(name).path,
+                arguments: ["--weights", weights.rawValue] + more)
+        }
+        let cores = ProcessInfo.processInfo.activeProcessorCount
+        let suites = Suites(
+            on: try start("on", ["--threads", "\(cores)"]),
+            off: try start("off", ["--threads", "\(cores)", "--memory-only"]),
+            one: try start("one", ["--threads", "1"]), two: try start("two", ["--threads", "1", "--cores", "2"]))
+        defer { for suite in [suites.on, suites.off, suites.one, suites.two] { suite.stop() } }
+        let echo = try EchoProcess(tcp: false)
+        defer { echo.stop() }
+        let engine = try LocalEngine(try Checkpoint(directory: model, weights: weights))
+        var report = try measure(engine, suites, echo)
+        if seconds > 0 { report.load = try load(suites.on, report.suiteTokens) }
+        progress(nil)
+        try show(report)
+    }
+
+    private struct Suites {
+        let on, off, one, two: SuiteUnderTest
+    }
+
+    private struct Round {
+        var local, suite, trip, localMany, suiteMany, offMany, oneDeep, twoDeep: Double
+    }
+
+    private func measure(_ engine: LocalEngine, _ suites: Suites, _ echo: EchoProcess) throws -> Report {
+        let cores = ProcessInfo.processInfo.activeProcessorCount
+        var found: [Round] = []
+        for number in 0..<rounds {
+            func many(_ name: String, _ depth: Int) -> [ClientRequest] {
+                requests(sessions, "\(name)-\(number)", depth)
+            }
+            let one = requests(1, "one-\(number)", depth)
+            progress("round \(number + 1) of \(rounds)")
+            anira_set_threads(1)
+            let local = 1e6 / (try engine.tokensPerSecond(one))
+            let trip = try echo.measure(bytes: shape.hidden * 4, count: 500).p50
+            let suite = 1e6 / (try suites.one.tokensPerSecond(one))
+            anira_set_threads(Int32(cores))
+            found.append(
+                Round(
+                    local: local, suite: suite, trip: trip,
+                    localMany: try engine.tokensPerSecond(many("local", depth)),
+                    suiteMany: try suites.on.tokensPerSecond(many("on", depth)),
+                    offMany: try suites.off.tokensPerSecond(many("off", depth)),
+                    oneDeep: try suites.one.tokensPerSecond(many("deep", shape.maxDepth)),
+                    twoDeep: try suites.two.tokensPerSecond(many("deep", shape.maxDepth))))
+        }
+        return Report(
+            weights: weights.rawValue, localMicros: median(found.map(\.local)), suiteMicros: median(found.map(\.suite)),
+            roundTripMicros: median(found.map(\.trip)),
+            extraRoundTrips: median(found.map { ($0.suite - $0.local) / $0.trip }),
+            suiteOverLocal: median(found.map { $0.suite / $0.local }), localTokens: median(found.map(\.localMany)),
+            suiteTokens: median(found.map(\.suiteMany)),
+            suiteShareOfLocal: median(found.map { $0.suiteMany / $0.localMany }),
+            storeOnOverOff: median(found.map { $0.suiteMany / $0.offMany }),
+            twoCoresOverOne: median(found.map { $0.twoDeep / $0.oneDeep }), load: [])
+    }
+
+    private func requests(_ count: Int, _ id: String, _ depth: Int) -> [ClientRequest] {
+        (0..<count).map { index in
+            benchRequest("\(id)-\(index)", shape, length: 32, new: tokens) { $0.fix(depth) }
+        }
+    }
+
+    // MARK: - Open loop
+
+    private func load(_ suite: SuiteUnderTest, _ tokensPerSecond: Double) throws -> [Load] {
+        try [0.25, 0.5, 0.8].map { share in
+            progress("open loop at \(Int(share * 100)) % of the throughput")
+            return try load(suite, share, rate: share * tokensPerSecond / Double(tokens))
+        }
+    }
+
+    private func load(_ suite: SuiteUnderTest, _ share: Double, rate: Double) throws -> Load {
+        let client = try Client(endpoint: suite.endpoint, context: Context())
+        let total = max(1, Int(rate * seconds))
+        let start = monotonicNanoseconds()
+        func due(_ index: Int) -> UInt64 { start + UInt64(Double(index) / rate * 1e9) }
+        var first = Histogram<UInt64>(highestTrackableValue: 600_000_000_000)
+        var whole = first
+        var (sent, ended) = (0, 0)
+        var started: Set<String> = []
+        while ended < total {
+            while sent < total, monotonicNanoseconds() >= due(sent) {
+                try client.send(
+                    benchRequest("load-\(share)-\(sent)", shape, length: 32, new: tokens) { $0.fix(depth) })
+                sent += 1
+            }
+            let wait = sent < total ? max(0.0002, (Double(due(sent)) - Double(monotonicNanoseconds())) / 1e9) : 60
+            guard let (reply, _) = try client.receiveIfAny(seconds: wait) else { continue }
+            guard let index = reply.id.split(separator: "-").last.flatMap({ Int($0) }) else { continue }
+            let time = monotonicNanoseconds() - due(index)
+            if case .token = reply.reply, started.insert(reply.id).inserted { first.record(time) }
+            if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+            if reply.isLast {
+                whole.record(time)
+                ended += 1
+            }
+        }
+        func milliseconds(_ histogram: Histogram<UInt64>, _ percentile: Double) -> Double {
+            Double(histogram.valueAtPercentile(percentile)) / 1e6
+        }
+        return Load(
+            share: share, requestsPerSecond: rate, firstTokenP50: milliseconds(first, 50),
+            firstTokenP99: milliseconds(first, 99), wholeP50: milliseconds(whole, 50),
+            wholeP99: milliseconds(whole, 99), wholeP999: milliseconds(whole, 99.9), completed: ended)
+    }
+
+    private func show(_ r: Report) throws {
+        if json { return try printJSON(r) }
+        print("\(r.machine), weights \(r.weights), depth \(depth), commit \(r.commit)")
+        print(
+            String(
+                format: "one session      local %.0f µs, suite %.0f µs a token: %.2f×", r.localMicros, r.suiteMicros,
+                r.suiteOverLocal))
+        print(
+            String(
+                format: "                 the difference is %.1f raw round trips of %.0f µs", r.extraRoundTrips,
+                r.roundTripMicros))
+        print(
+            String(
+                format: "%3d sessions     local %.0f, suite %.0f tokens/s: %.0f%%", sessions, r.localTokens,
+                r.suiteTokens, 100 * r.suiteShareOfLocal))
+        print(String(format: "                 store on over off %.0f%%", 100 * r.storeOnOverOff))
+        print(
+            String(
+                format: "                 two core workers over one, depth %d: %.2f×", shape.maxDepth, r.twoCoresOverOne
+            ))
+        guard !r.load.isEmpty else { return }
+        print("open loop        requests/s   first token p50    p99   request p50    p99  p99.9 ms")
+        for load in r.load {
+            print(
+                String(
+                    format: "%3.0f%% of that %14.1f%18.1f%7.1f%14.1f%7.1f%7.1f", 100 * load.share,
+                    load.requestsPerSecond,
+                    load.firstTokenP50, load.firstTokenP99, load.wholeP50, load.wholeP99, load.wholeP999))
+        }
+    }
+}
