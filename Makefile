@@ -35,6 +35,11 @@ format: ## Format all Swift sources in place
 bench: build ## Measure the engine and the suite against the machine's limits
 	$(ANIRA) bench kernels
 	$(ANIRA) bench decode
+	$(ANIRA) bench batch
+	$(ANIRA) bench prefill
+	$(ANIRA) bench context
+	$(ANIRA) bench transport
+	$(ANIRA) bench suite
 
 proto: ## Generate the Swift code of the .proto files again
 	scripts/generate-proto.sh

@@ -59,6 +59,8 @@ public enum Preset: String, CaseIterable, Sendable, Codable {
         case .lano:
             (c.batch, c.maxLength, c.steps, c.cooldown, c.evaluationRows) = (16, 512, 3000, 1000, 32)
             (c.lambda, c.gamma, c.learnUntil, c.learnAtMost, c.lambdaRamp) = (0.01, 1, 0.9, 1000, 500)
+            // From scratch the early decider's bias towards K would have grown too strong before λ comes.
+            if variant == .early { (c.depthBias, c.lambda, c.gamma, c.lambdaRamp) = (0, 0.02, 1.25, 300) }
         }
         return c
     }

@@ -29,7 +29,7 @@ struct BenchSuite: ParsableCommand {
     @Flag(help: "Print the results as JSON.") var json = false
 
     struct Load: Codable {
-        /// Of the measured closed-loop throughput.
+        /// Of the requests a second of a closed loop, prompts included.
         var share: Double
         var requestsPerSecond: Double
         /// Milliseconds from when a request was due.
@@ -42,19 +42,19 @@ struct BenchSuite: ParsableCommand {
         var commit = commitName()
         var weights: String
         /// Microseconds a token, one session.
-        var localMicros: Double
-        var suiteMicros: Double
-        var roundTripMicros: Double
+        var localMicros = 0.0
+        var suiteMicros = 0.0
+        var roundTripMicros = 0.0
         /// (suite − local) in raw round trips: median of the rounds.
-        var extraRoundTrips: Double
-        var suiteOverLocal: Double
+        var extraRoundTrips = 0.0
+        var suiteOverLocal = 0.0
         /// Tokens per second of many sessions, and median ratios.
-        var localTokens: Double
-        var suiteTokens: Double
-        var suiteShareOfLocal: Double
-        var storeOnOverOff: Double
-        var twoCoresOverOne: Double
-        var load: [Load]
+        var localTokens = 0.0
+        var suiteTokens = 0.0
+        var suiteShareOfLocal = 0.0
+        var storeOnOverOff = 0.0
+        var twoCoresOverOne = 0.0
+        var load: [Load] = []
     }
 
     func validate() throws {
@@ -73,66 +73,97 @@ struct BenchSuite: ParsableCommand {
         }
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
-        func start(_ name: String, _ more: [String]) throws -> SuiteUnderTest {
-            try SuiteUnderTest(
-                model: model, data: folder.appendingPathComponent(name).path,
-                arguments: ["--weights", weights.rawValue] + more)
-        }
-        let cores = ProcessInfo.processInfo.activeProcessorCount
-        let suites = Suites(
-            on: try start("on", ["--threads", "\(cores)"]),
-            off: try start("off", ["--threads", "\(cores)", "--memory-only"]),
-            one: try start("one", ["--threads", "1"]), two: try start("two", ["--threads", "1", "--cores", "2"]))
-        defer { for suite in [suites.on, suites.off, suites.one, suites.two] { suite.stop() } }
-        let echo = try EchoProcess(tcp: false)
-        defer { echo.stop() }
+        let bench = Services(folder: folder, model: model, weights: weights)
         let engine = try LocalEngine(try Checkpoint(directory: model, weights: weights))
-        var report = try measure(engine, suites, echo)
-        if seconds > 0 { report.load = try load(suites.on, report.suiteTokens) }
+        var report = Report(weights: weights.rawValue)
+        try measureOne(engine, bench, &report)
+        try measureMany(engine, bench, &report)
+        try measureCores(bench, &report)
         progress(nil)
         try show(report)
     }
 
-    private struct Suites {
-        let on, off, one, two: SuiteUnderTest
-    }
+    private struct Services {
+        let folder: URL
+        let model: String
+        let weights: WeightFormat
 
-    private struct Round {
-        var local, suite, trip, localMany, suiteMany, offMany, oneDeep, twoDeep: Double
-    }
-
-    private func measure(_ engine: LocalEngine, _ suites: Suites, _ echo: EchoProcess) throws -> Report {
-        let cores = ProcessInfo.processInfo.activeProcessorCount
-        var found: [Round] = []
-        for number in 0..<rounds {
-            func many(_ name: String, _ depth: Int) -> [ClientRequest] {
-                requests(sessions, "\(name)-\(number)", depth)
-            }
-            let one = requests(1, "one-\(number)", depth)
-            progress("round \(number + 1) of \(rounds)")
-            anira_set_threads(1)
-            let local = 1e6 / (try engine.tokensPerSecond(one))
-            let trip = try echo.measure(bytes: shape.hidden * 4, count: 500).p50
-            let suite = 1e6 / (try suites.one.tokensPerSecond(one))
-            anira_set_threads(Int32(cores))
-            found.append(
-                Round(
-                    local: local, suite: suite, trip: trip,
-                    localMany: try engine.tokensPerSecond(many("local", depth)),
-                    suiteMany: try suites.on.tokensPerSecond(many("on", depth)),
-                    offMany: try suites.off.tokensPerSecond(many("off", depth)),
-                    oneDeep: try suites.one.tokensPerSecond(many("deep", shape.maxDepth)),
-                    twoDeep: try suites.two.tokensPerSecond(many("deep", shape.maxDepth))))
+        /// Runs the services for a measurement; only what is compared is alive together.
+        func with<R>(_ name: String, _ more: [String], _ body: (SuiteUnderTest) throws -> R) throws -> R {
+            let suite = try SuiteUnderTest(
+                model: model, data: folder.appendingPathComponent(name).path,
+                arguments: ["--weights", weights.rawValue] + more)
+            defer { suite.stop() }
+            return try body(suite)
         }
-        return Report(
-            weights: weights.rawValue, localMicros: median(found.map(\.local)), suiteMicros: median(found.map(\.suite)),
-            roundTripMicros: median(found.map(\.trip)),
-            extraRoundTrips: median(found.map { ($0.suite - $0.local) / $0.trip }),
-            suiteOverLocal: median(found.map { $0.suite / $0.local }), localTokens: median(found.map(\.localMany)),
-            suiteTokens: median(found.map(\.suiteMany)),
-            suiteShareOfLocal: median(found.map { $0.suiteMany / $0.localMany }),
-            storeOnOverOff: median(found.map { $0.suiteMany / $0.offMany }),
-            twoCoresOverOne: median(found.map { $0.twoDeep / $0.oneDeep }), load: [])
+    }
+
+    private func rounds<R>(_ what: String, _ body: (Int) throws -> R) rethrows -> [R] {
+        try (0..<rounds).map { round in
+            progress("\(what), round \(round + 1) of \(rounds)")
+            return try body(round)
+        }
+    }
+
+    /// One session, one thread a process, beside raw round trips.
+    private func measureOne(_ engine: LocalEngine, _ services: Services, _ report: inout Report) throws {
+        let echo = try EchoProcess(tcp: false)
+        defer { echo.stop() }
+        anira_set_threads(1)
+        let found = try services.with("one", ["--threads", "1"]) { suite in
+            try rounds("one session") { round in
+                let one = requests(1, "one-\(round)", depth)
+                return (
+                    local: 1e6 / (try engine.tokensPerSecond(one)),
+                    trip: try echo.measure(bytes: shape.hidden * 4, count: 500).p50,
+                    suite: 1e6 / (try suite.tokensPerSecond(one))
+                )
+            }
+        }
+        report.localMicros = median(found.map(\.local))
+        report.suiteMicros = median(found.map(\.suite))
+        report.roundTripMicros = median(found.map(\.trip))
+        report.suiteOverLocal = median(found.map { $0.suite / $0.local })
+        report.extraRoundTrips = median(found.map { ($0.suite - $0.local) / $0.trip })
+    }
+
+    /// Many sessions, every process with as many threads as there are cores; store on and off; open-loop load.
+    private func measureMany(_ engine: LocalEngine, _ services: Services, _ report: inout Report) throws {
+        let cores = ProcessInfo.processInfo.activeProcessorCount
+        let threads = ["--threads", "\(cores)"]
+        anira_set_threads(Int32(cores))
+        try services.with("on", threads) { on in
+            let found = try services.with("off", threads + ["--memory-only"]) { off in
+                try rounds("\(sessions) sessions") { round in
+                    (
+                        local: try engine.tokensPerSecond(requests(sessions, "local-\(round)", depth)),
+                        on: try on.tokensPerSecond(requests(sessions, "on-\(round)", depth)),
+                        off: try off.tokensPerSecond(requests(sessions, "off-\(round)", depth))
+                    )
+                }
+            }
+            report.localTokens = median(found.map(\.local))
+            report.suiteTokens = median(found.map(\.on))
+            report.suiteShareOfLocal = median(found.map { $0.on / $0.local })
+            report.storeOnOverOff = median(found.map { $0.on / $0.off })
+            guard seconds > 0 else { return }
+            progress("closed loop, whole requests")
+            let time = try anira.seconds { _ = try on.tokensPerSecond(requests(4 * sessions, "whole", depth)) }
+            report.load = try load(on, requestsPerSecond: Double(4 * sessions) / time)
+        }
+    }
+
+    /// Two core workers against one, a thread each, at the deepest depth.
+    private func measureCores(_ services: Services, _ report: inout Report) throws {
+        let found = try services.with("single", ["--threads", "1"]) { one in
+            try services.with("double", ["--threads", "1", "--cores", "2"]) { two in
+                try rounds("two core workers") { round in
+                    let deep = requests(sessions, "deep-\(round)", shape.maxDepth)
+                    return (try two.tokensPerSecond(deep)) / (try one.tokensPerSecond(deep))
+                }
+            }
+        }
+        report.twoCoresOverOne = median(found)
     }
 
     private func requests(_ count: Int, _ id: String, _ depth: Int) -> [ClientRequest] {
@@ -143,10 +174,10 @@ struct BenchSuite: ParsableCommand {
 
     // MARK: - Open loop
 
-    private func load(_ suite: SuiteUnderTest, _ tokensPerSecond: Double) throws -> [Load] {
+    private func load(_ suite: SuiteUnderTest, requestsPerSecond: Double) throws -> [Load] {
         try [0.25, 0.5, 0.8].map { share in
             progress("open loop at \(Int(share * 100)) % of the throughput")
-            return try load(suite, share, rate: share * tokensPerSecond / Double(tokens))
+            return try load(suite, share, rate: share * requestsPerSecond)
         }
     }
 

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""One token of the bench model in PyTorch and in Anira's local engine, interleaved in one run.
+
+usage: python Benchmarks/peers/bench.py [--anira .build/release/anira] [--rounds 3] [--compile]
+
+The model is that of `anira bench decode`: H 512, I 2048, 8 heads, one prelude, core and coda layer, vocabulary 128, random
+weights, every token at one depth, context 64, one thread. PyTorch runs it unrolled and tuned by hand: fused QKV and gate-up
+products, a cache that was allocated before, inference mode. It takes every sequence to the same depth in lockstep.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+
+import torch
+import torch.nn.functional as F
+
+H, I, HEADS, VOCABULARY, CONTEXT, K = 512, 2048, 8, 128, 64, 6
+D = H // HEADS
+
+
+class Layer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = (torch.nn.Parameter(torch.ones(H)) for _ in range(2))
+        self.qkv, self.out = torch.nn.Linear(H, 3 * H, False), torch.nn.Linear(H, H, False)
+        self.gate_up, self.down = torch.nn.Linear(H, 2 * I, False), torch.nn.Linear(I, H, False)
+
+    def forward(self, h, keys, values, cosine, sine):
+        b = h.shape[0]
+        q, k, v = self.qkv(F.rms_norm(h, (H,), self.norm1)).view(b, 3, HEADS, D).unbind(1)
+        q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
+        keys[:, :, -1], values[:, :, -1] = k, v
+        seen = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
+        h = h + self.out(seen.reshape(b, H))
+        gate, up = self.gate_up(F.rms_norm(h, (H,), self.norm2)).chunk(2, -1)
+        return h + self.down(F.silu(gate) * up)
+
+
+def rotate(x, cosine, sine):
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1)
+
+
+class Model(torch.nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        self.depth = depth
+        self.embedding = torch.nn.Embedding(VOCABULARY, H)
+        self.prelude, self.core, self.coda = Layer(), Layer(), Layer()
+        self.norm, self.head = torch.nn.Parameter(torch.ones(H)), torch.nn.Linear(H, VOCABULARY, False)
+
+    def forward(self, tokens, keys, values, cosine, sine):
+        h = self.prelude(self.embedding(tokens), keys[0], values[0], cosine, sine)
+        for t in range(self.depth):
+            h = self.core(h, keys[t + 1], values[t + 1], cosine, sine)
+        h = self.coda(h, keys[-1], values[-1], cosine, sine)
+        return self.head(F.rms_norm(h, (H,), self.norm)).argmax(-1)
+
+
+class PyTorch:
+    def __init__(self, depth, batch, dtype, compiled):
+        torch.manual_seed(1)
+        self.model = Model(depth).to(dtype).eval()
+        self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
+        shape = (depth + 2, batch, HEADS, CONTEXT, D)
+        self.keys, self.values = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+        angles = 63 * 10000.0 ** (-torch.arange(0, D, 2) / D)
+        self.angles = angles.cos().to(dtype), angles.sin().to(dtype)
+        self.tokens, self.batch = torch.ones(batch, dtype=torch.long), batch
+
+    def tokens_per_second(self, seconds=1.0):
+        with torch.inference_mode():
+            for _ in range(3):
+                self.run(self.tokens, self.keys, self.values, *self.angles)
+            count, start = 0, time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                self.run(self.tokens, self.keys, self.values, *self.angles)
+                count += 1
+            return count * self.batch / (time.perf_counter() - start)
+
+
+def anira(binary, weights, depth):
+    """(one session, 64 sessions) in tokens a second."""
+    found = json.loads(subprocess.run(
+        [binary, "bench", "decode", "--local-only", "--json", "--rounds", "1", "--depth", str(depth), "--sessions", "64",
+         "--tokens", "64", "--weights", weights], check=True, capture_output=True, text=True).stdout)["medians"]
+    return 1e6 / found["localMicros"], found["localBatchTokens"]
+
+
+def mixed(binary):
+    """64 sessions at mean depth 3 in tokens a second."""
+    rows = json.loads(subprocess.run([binary, "bench", "batch", "--json", "--rounds", "1", "--sessions", "64"], check=True,
+                                     capture_output=True, text=True).stdout)["rows"]
+    return rows[0]["mixed"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--anira", default=".build/release/anira")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="torch.compile with frozen weights too (needs g++)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    peers = {}
+    kinds = [("eager f32", torch.float32, False), ("eager bf16", torch.bfloat16, False)]
+    if arguments.compile:
+        import torch._inductor.config as inductor
+        inductor.freezing = True
+        kinds.append(("compiled f32, frozen", torch.float32, True))
+    for name, dtype, compiled in kinds:
+        peers[name] = {(d, b): PyTorch(d, b, dtype, compiled) for d, b in ((3, 1), (3, 64), (K, 64))}
+    found = {}
+    for _ in range(arguments.rounds):
+        for name, cases in peers.items():
+            for (d, b), case in cases.items():
+                found.setdefault((f"PyTorch {name}", d, b), []).append(case.tokens_per_second())
+        for weights in ("f32", "bf16", "int8"):
+            one, many = anira(arguments.anira, weights, 3)
+            found.setdefault((f"Anira {weights}", 3, 1), []).append(one)
+            found.setdefault((f"Anira {weights}", 3, 64), []).append(many)
+        found.setdefault(("Anira f32, depths 1…5", 3, 64), []).append(mixed(arguments.anira))
+    print("| | depth | sessions | tokens/s | Anira f32 over it |\n|---|---|---|---|---|")
+    for (name, d, b), values in found.items():
+        ours = found.get(("Anira f32", 3, b)) if d == 3 else found[("Anira f32, depths 1…5", 3, 64)]
+        ratio = statistics.median(a / v for a, v in zip(ours, values))
+        print(f"| {name} | {d} | {b} | {statistics.median(values):,.0f} | {ratio:.2f} |")
+    print("\nDepth 6 is what lockstep has to take for a batch of mixed depths; it is compared with Anira's depths 1…5.")
+
+
+if __name__ == "__main__":
+    main()
