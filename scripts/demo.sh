@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 anira=$1
 endpoint=tcp://127.0.0.1:$((20000 + $$ % 10000))
 folder=$(mktemp -d)
-trap 'kill -TERM "$up" 2>/dev/null; wait "$up" 2>/dev/null || true; rm -rf "$folder"' EXIT
+trap 'kill -TERM "$up" 2>/dev/null || true; wait "$up" 2>/dev/null || true; rm -rf "$folder"' EXIT
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
