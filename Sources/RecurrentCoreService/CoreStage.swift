@@ -41,6 +41,7 @@ public final class CoreStage: Stage {
     private let core: RecurrentCore
     public let store: KVStore
     private var departures: Departures
+    private let post: OutcomeSink
     private let admission: Admission
     private let maxRows: Int
     private var waiting: Deque<Work> = []
@@ -61,6 +62,7 @@ public final class CoreStage: Stage {
         let c = core.configuration
         self.core = core
         self.store = store
+        self.post = post
         departures = Departures(store: store, post: post, handOver: handOver)
         self.maxRows = maxRows
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
@@ -121,8 +123,9 @@ extension CoreStage {
         while let work = waiting.first, rows.isEmpty || rows.count + Int(work.item.count) <= maxRows {
             let position = Int(work.item.position)
             if let length = store.length(session: work.item.session), length > position {
-                if isRepeated(work) {
+                if let later = sameAttempt(work) {
                     waiting.removeFirst()
+                    if later > position { askAgain(work) }
                     continue
                 }
                 // A replay starts a session over while rows of the older attempt are still in the matrix.
@@ -137,12 +140,20 @@ extension CoreStage {
         }
     }
 
-    /// The same positions of the same attempt are in the matrix, or later ones: their result answers this one too.
-    private func isRepeated(_ work: Work) -> Bool {
-        running.values.contains {
+    /// The first position that this attempt already has in the matrix, when an item comes that begins there or before:
+    /// it was delivered twice.
+    private func sameAttempt(_ work: Work) -> Int? {
+        running.values.filter {
             $0.item.work.item.request == work.item.request && $0.item.work.item.attempt == work.item.attempt
                 && $0.item.first >= Int(work.item.position)
-        }
+        }.map(\.item.first).min()
+    }
+
+    /// The item's own rows have left and their result was lost, if it is still owed: a replay begins with it.
+    private func askAgain(_ work: Work) {
+        var outcome = Admission.reply(to: work)
+        outcome.needContext.from = work.item.position
+        post(Outcome(outcome))
     }
 
     private func start(_ item: AdmittedItem) {

@@ -14,6 +14,8 @@ struct Item: Sendable {
     var depths: [UInt8]?
     /// Times it was handed to a worker.
     var deliveries = 0
+    /// Times it was handed out again because its worker never got it, or its result was lost.
+    var recoveries = 0
     /// When it was queued, later when it was leased.
     var enqueued: UInt64
 

@@ -45,6 +45,9 @@ public final class RouterService: Sendable {
         _ options: RouterOptions, configuration: RouterState.Configuration, context: Context, log: Logger
     ) throws {
         self.options = options
+        var configuration = configuration
+        configuration.firstNumber = UInt64(Date().timeIntervalSince1970) << 20
+        configuration.hasLedger = options.data != nil
         self.configuration = configuration
         self.context = context
         self.log = log

@@ -166,6 +166,9 @@ extension RouterState {
     /// The coda has seen the chunk: log-probabilities or the next token.
     private mutating func finishChunk(_ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Frame?) {
         let end = item.position + item.count
+        // A result before it was lost: what it said is needed first.
+        let done = requests[item.request]!.done
+        guard item.position == done else { return replay(item.request, from: done) }
         requests[item.request]!.chunksInFlight -= 1
         requests[item.request]!.handedOver = nil
         requests[item.request]!.done = end

@@ -118,11 +118,13 @@ extension RouterState {
     /// nil: there is none now, or the session's own is expected back.
     mutating func choose(_ stage: StageKind, _ request: Request) -> String? {
         let pin = request.pins[stage.index]
-        switch workers[pin]?.state {
+        let grace = UInt64(configuration.graceMS) * 1_000_000
+        switch workers[pin].flatMap({ $0.stage == stage ? $0.state : .draining }) {
+        case nil where !pin.isEmpty && now - started < grace: return nil  // of an earlier run: it may still register
         case .ready:
             workers[pin]!.requests.insert(request.id)
             return pin
-        case .lost where now - workers[pin]!.lastHeard < UInt64(configuration.graceMS) * 1_000_000: return nil
+        case .lost where now - workers[pin]!.lastHeard < grace: return nil
         case .lost, .draining, nil: break
         }
         let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
@@ -132,7 +134,11 @@ extension RouterState {
                 ($0.load.requests, $0.load.rows, $0.name) < ($1.load.requests, $1.load.rows, $1.name)
             })
         else { return nil }
-        workers[pin]?.requests.remove(request.id)
+        if !pin.isEmpty {
+            workers[pin]?.requests.remove(request.id)
+            // Its copy would be out of date if the session ever came back.
+            if !request.job.session.isEmpty { forget(session: request.session, at: [pin]) }
+        }
         workers[chosen.name]!.requests.insert(request.id)
         requests[request.id]?.pins[stage.index] = chosen.name
         return chosen.name
@@ -185,14 +191,25 @@ extension RouterState {
         retryOrphans()
     }
 
-    /// A worker that says it holds nothing, long after it was given something, never got it: a connection between
-    /// workers broke.
+    /// What a worker never got, or what it answered in vain, because a connection broke: it says that it holds nothing
+    /// a second after it was given something, or has answered what came ten seconds later.
     private mutating func recoverForgotten(_ name: String) {
         guard let worker = workers[name], !worker.leases.isEmpty else { return }
-        for item in worker.leases.values where item.enqueued + 1_000_000_000 < worker.lastIdle {
-            guard workers[name]!.settle(item.key, attempt: item.attempt) != nil else { continue }
-            actions.append(.log(.warning, "\(name) never got the rows at \(item.position) of request \(item.request)"))
-            handOutAgain(item)
+        let second: UInt64 = 1_000_000_000
+        let forgotten = worker.leases.values.filter {
+            $0.enqueued + second < worker.lastIdle || $0.enqueued + 10 * second < worker.newestAnswered
+        }
+        for var item in forgotten.sorted(by: { ($0.request, $0.position) < ($1.request, $1.position) }) {
+            guard workers[name]?.forgetLease(item.key) == true else { continue }
+            actions.append(
+                .log(.warning, "\(name) owes the rows at \(item.position) of request \(item.request) in vain"))
+            item.recoveries += 1
+            item.deliveries -= 1  // not the worker's end
+            if item.recoveries > 10 {
+                fail(item.request, .internal, "its rows were lost on the way \(item.recoveries) times")
+            } else {
+                handOutAgain(item)
+            }
         }
     }
 

@@ -34,6 +34,10 @@ public struct RouterState: Sendable {
         public var patienceMS = 30_000
         /// Deliveries of one chunk before the request fails.
         public var maxDeliveries = 3
+        /// Request numbers begin here, and session numbers where there is no ledger: beyond those of an earlier run, of
+        /// which workers may still hold something.
+        public var firstNumber: UInt64 = 0
+        public var hasLedger = true
         /// Whether actions say when things happened.
         public var traces = false
 
@@ -69,24 +73,27 @@ public struct RouterState: Sendable {
     var sessionLimit: UInt64
     var counters = Anira_V1_Counters()
     var now: UInt64 = 0
+    /// When the first event came.
+    var started: UInt64 = 0
     var isShuttingDown = false
     var actions: [RouterAction] = []
 
     public init(_ configuration: Configuration, ledger: LedgerContents = LedgerContents()) {
         self.configuration = configuration
         validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
-        nextSession = ledger.nextSession
+        nextSession = configuration.hasLedger ? ledger.nextSession : max(ledger.nextSession, configuration.firstNumber)
         counters = .zero
         sessions = ledger.sessions
-        sessionLimit = ledger.nextSession
+        sessionLimit = nextSession
         for record in ledger.results { remember(record) }
         // Results of requests that an earlier run left unfinished must not meet a request of this one.
-        nextRequest = (ledger.results.map(\.number).max() ?? 0) + (1 << 20)
+        nextRequest = max((ledger.results.map(\.number).max() ?? 0) + (1 << 20), configuration.firstNumber)
     }
 
     /// Takes one event and returns what it makes the Router do at once. Work is handed out by `flush`.
     public mutating func handle(_ event: RouterEvent, now: UInt64) -> [RouterAction] {
         self.now = now
+        if started == 0 { started = now }
         switch event {
         case .request(let request, let digest, let client): take(request, digest, client)
         case .unreadable(let refusal, let id, let client):

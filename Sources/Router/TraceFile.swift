@@ -35,7 +35,7 @@ final class TraceFile {
     /// An item's way through one stage, and the arrow that leads through it.
     func add(_ span: TraceSpan) {
         let times = span.times
-        let line = Int(span.request) * 16 + span.lane
+        let line = Self.line(span.request) + span.lane
         name(span.worker, process: span.process, line: line, "request \(span.id)")
         let what = "\"positions\":\"\(span.position)…\(span.position + span.count - 1)\""
         let parts: [(String, UInt64, UInt64)] = [
@@ -54,12 +54,13 @@ final class TraceFile {
 
     /// A request's whole time in the suite.
     func end(request: UInt64, id: String, from start: UInt64, to end: UInt64) {
-        name("router", process: getpid(), line: Int(request) * 16, "request \(id)")
+        name("router", process: getpid(), line: Self.line(request), "request \(id)")
         buffer.append(
             Self.event(
-                "request \(id)", "X", process: getpid(), line: Int(request) * 16, at: start,
+                "request \(id)", "X", process: getpid(), line: Self.line(request), at: start,
                 extra: #""dur":\#(Self.micros(end - start))"#))
         flush()
+        named = named.filter { !$0.contains(" ") }  // names of lines: only those of running requests need be known
     }
 
     /// The rest, and the end of the list. Readers also accept a file without it.
@@ -71,7 +72,7 @@ final class TraceFile {
     /// From the Router's line of the request to the stage's slice, and from the coda's back.
     private func arrow(_ span: TraceSpan, _ line: Int) {
         let id = #""cat":"item","id":"\#(span.request).\#(span.position)","bp":"e""#
-        let home = Int(span.request) * 16
+        let home = Self.line(span.request)
         let inside = span.times.admitted + (span.times.done - span.times.admitted) / 2
         if span.stage == .decider {
             buffer.append(Self.event("item", "s", process: getpid(), line: home, at: span.times.sent, extra: id))
@@ -85,7 +86,7 @@ final class TraceFile {
     private func name(_ worker: String, process: Int32, line: Int, _ title: String) {
         if named.insert("\(process)").inserted {
             buffer.append(
-                Self.event("process_name", "M", process: process, extra: #""args":{"name":"\#(worker)"}"#))
+                Self.event("process_name", "M", process: process, extra: #""args":{"name":\#(Self.quoted(worker))}"#))
         }
         if named.insert("\(process) \(line)").inserted {
             buffer.append(
@@ -96,7 +97,8 @@ final class TraceFile {
     }
 
     private func flush(last: Bool = false) {
-        guard !failed, !buffer.isEmpty else { return }
+        guard !failed else { return buffer.removeAll() }
+        guard !buffer.isEmpty else { return }
         do {
             try file.write(contentsOf: Data((buffer.joined(separator: ",\n") + (last ? "\n]\n" : ",\n")).utf8))
         } catch {
@@ -105,6 +107,9 @@ final class TraceFile {
         }
         buffer.removeAll(keepingCapacity: true)
     }
+
+    /// Lines of a request, one for each lane; numbers that every viewer can hold.
+    private static func line(_ request: UInt64) -> Int { Int(request % (1 << 24)) * 16 }
 
     private static func event(
         _ name: String, _ phase: String, process: Int32, line: Int = 0, at time: UInt64 = 0, extra: String

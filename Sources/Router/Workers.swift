@@ -20,6 +20,8 @@ struct Worker: Sendable {
     /// When its compute loop last moved, and how far it was.
     var lastProgress: UInt64
     var progress: UInt64 = 0
+    /// When the newest item that it has answered was leased.
+    var newestAnswered: UInt64 = 0
     /// When it last said that it holds nothing.
     var lastIdle: UInt64 = 0
     var figures = Anira_Worker_V1_Heartbeat()
@@ -47,7 +49,15 @@ struct Worker: Sendable {
         guard let item = leases[key], item.attempt == attempt else { return nil }
         leases[key] = nil
         leasedBytes -= item.bytes
+        newestAnswered = max(newestAnswered, item.enqueued)
         return item
+    }
+
+    /// Takes a lease back; false when it is not owed.
+    mutating func forgetLease(_ key: ItemKey) -> Bool {
+        guard let item = leases.removeValue(forKey: key) else { return false }
+        leasedBytes -= item.bytes
+        return true
     }
 
     /// Forgets a request; true when the worker itself has to be told.

@@ -18,6 +18,8 @@ struct WorkerLoop: ~Copyable {
     private let peers: Peers
     private let routingID: String
     private var cancelled = Cancelled()
+    /// Results that the Router did not take yet.
+    private var unsent: [Outcome] = []
     private let stage: any Stage
     private let outbox: Outbox
     private let pulse: Pulse
@@ -76,28 +78,30 @@ struct WorkerLoop: ~Copyable {
         }
         sendOutcomes()
         send(.bye, [])
-        peers.close()
         stage.store.close()
     }
 
     private mutating func step() -> Bool {
         let start = monotonicNanoseconds()
         progress += 1
+        if start - lastHousekeeping > 10_000_000_000 {
+            report(computing: true, now: start)  // it may take long, and results wait for it
+            stage.store.housekeeping()
+            lastHousekeeping = start
+        }
         let waiting = stage.pending > 0
         report(computing: waiting, now: start)
         let moved = waiting && stage.step()
         if moved { busyNS += monotonicNanoseconds() - start }
         if !moved { report(computing: false, now: start) }
-        if start - lastHousekeeping > 10_000_000_000 {
-            stage.store.housekeeping()
-            lastHousekeeping = start
-        }
         return moved
     }
 
     private mutating func report(computing: Bool, now: UInt64) {
         // What is being committed is owed too: a worker that reports nothing owes nothing.
-        let (progress, busyNS, queued) = (progress, busyNS, stage.pending + (stage.store.isCommitting ? 1 : 0))
+        let (progress, busyNS, queued) = (
+            progress, busyNS, stage.pending + unsent.count + (stage.store.isCommitting ? 1 : 0)
+        )
         // Steps are frequent and heartbeats are not: what costs something is read at their pace.
         let isDue = now - lastFigures > UInt64(heartbeatMS) * 500_000
         if isDue { lastFigures = now }
@@ -149,15 +153,17 @@ struct WorkerLoop: ~Copyable {
         socket.send([Frame(workerProtocolTag), Frame([command.rawValue])] + rest)
     }
 
-    private func sendOutcomes() {
-        let outcomes = outbox.take()
+    private mutating func sendOutcomes() {
+        let outcomes = unsent + outbox.take()
         guard !outcomes.isEmpty else { return }
+        unsent = []
         var batch = Anira_Worker_V1_ResultBatch()
         batch.items = outcomes.map(\.item)
         do {
             let header = Frame(try batch.serializedBytes() as [UInt8])
             if send(.result, [header] + outcomes.compactMap(\.tensor)) != .sent {
-                log.warning("the Router takes no results now; it will ask again")
+                log.info("the Router takes no results now")
+                unsent = outcomes
             }
         } catch {
             log.error("cannot encode results: \(error)")

@@ -108,6 +108,7 @@ public final class WorkerService: Sendable {
             ended.flag.store(true, ordering: .releasing)
             heartStop.signal()
             heart.wait()
+            peers.peers.close()
             context.terminate()
             configuration.inbox.map(removeSocketFile)
         }

@@ -120,4 +120,81 @@ struct HandOverTests {
         suite.generate("r", prompt(5), new: 3)
         #expect(suite.take("decider").allSatisfy { $0.item.hasOnward == (stage == .decider) } == true)
     }
+
+    /// Results handed out again in any order moved `done` backwards: the request waited for ever.
+    @Test("All coda results of a score lost together are made good")
+    func lostTogether() {
+        var (quiet, suite) = (Suite(chunk: 2), Suite(chunk: 2))
+        for _ in 0..<2 { quiet.send(.score("r", prompt(8))) }
+        quiet.run()
+        suite.send(.score("r", prompt(8)))
+        suite.work(until: .coda)
+        while suite.endings("r").isEmpty, suite.now < 20_000_000_000 {
+            for name in ["decider", "core"] { suite.answer(name, suite.take(name)) }
+            let work = suite.take("coda")
+            if suite.now < 3_000_000_000 { _ = suite.compute("coda", work) } else { suite.answer("coda", work) }
+            suite.now += 250_000_000
+            suite.beat()
+            suite.feed(.tick)
+        }
+        #expect(suite.ending("r").scored.logprobs == quiet.ending("r").scored.logprobs)
+        #expect(suite.endings("r").count == 1)
+    }
+
+    @Test("A coda result whose predecessor was lost waits for it: nothing is skipped")
+    func gap() {
+        var (quiet, suite) = (Suite(chunk: 2), Suite(chunk: 2))
+        quiet.send(.score("r", prompt(4)))
+        quiet.run()
+        suite.send(.score("r", prompt(4)))
+        suite.work(until: .coda)
+        let outcomes = suite.compute("coda", suite.take("coda"))
+        #expect(outcomes.count == 2)
+        suite.deliver("coda", [outcomes[1]])
+        suite.run()
+        #expect(suite.ending("r").scored.logprobs == quiet.ending("r").scored.logprobs)
+    }
+
+    /// A worker that others keep busy is never idle.
+    @Test("Rows lost on the way to a busy worker are handed out again once later ones were answered")
+    func lostUnderLoad() {
+        var suite = Suite(handsOver: true)
+        suite.generate("r", prompt(5), new: 2)
+        suite.losesHandOvers = true
+        suite.answer("decider", suite.take("decider"))
+        suite.losesHandOvers = false
+        for index in 0..<60 where suite.endings("r").isEmpty {
+            suite.generate("other\(index)", prompt(3))
+            suite.run()
+            suite.now += 250_000_000
+            suite.beat(computing: ["decider", "core", "coda"])
+            suite.feed(.tick)
+        }
+        suite.run()
+        #expect(suite.ending("r").completed.tokens == [13, 16])
+    }
+
+    /// Workers outlive a Router: what they still hold of its last run must not meet requests of this one.
+    @Test("Numbers begin beyond those of an earlier run")
+    func numbers() {
+        var suite = Suite {
+            $0.firstNumber = 1 << 50
+            $0.hasLedger = false
+        }
+        suite.generate("r", prompt(5))
+        let work = suite.take("decider")
+        #expect(work[0].item.request >= 1 << 50 && work[0].item.session >= 1 << 50)
+    }
+
+    @Test("A session whose worker's name now belongs to another stage goes to another worker")
+    func otherStage() {
+        var suite = Suite()
+        suite.generate("a", prompt(5), session: "s")
+        suite.run()
+        suite.connect("core-b", .core)
+        suite.connect("core", .coda, incarnation: 2)
+        suite.generate("b", [1], session: "s")
+        suite.run()
+        #expect(suite.ending("b").completed.tokens.count == 1)
+    }
 }
