@@ -38,6 +38,7 @@ bench: build ## Measure the engine and the suite against the machine's limits
 	$(ANIRA) bench batch
 	$(ANIRA) bench prefill
 	$(ANIRA) bench context
+	$(ANIRA) bench store
 	$(ANIRA) bench transport
 	$(ANIRA) bench suite
 

@@ -51,7 +51,8 @@ let package = Package(
         .executableTarget(
             name: "anira",
             dependencies: [
-                "COpenBLAS", "Client", "CodaService", "DeciderService", "Engine", "KVStore", "Kernels", "Messaging",
+                "CLMDB", "COpenBLAS", "Client", "CodaService", "DeciderService", "Engine", "KVStore", "Kernels",
+                "Messaging",
                 "Analysis", "Model", "Proto", "RecurrentCoreService", "Router", "Tasks", "Training", "Worker", logging,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),

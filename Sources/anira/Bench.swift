@@ -17,7 +17,7 @@ struct Bench: ParsableCommand {
             """,
         subcommands: [
             BenchKernels.self, BenchDecode.self, BenchBatch.self, BenchPrefill.self, BenchContext.self,
-            BenchTransport.self, BenchSuite.self, BenchWeights.self, BenchTrain.self, BenchEcho.self,
+            BenchStore.self, BenchTransport.self, BenchSuite.self, BenchWeights.self, BenchTrain.self, BenchEcho.self,
         ],
         defaultSubcommand: BenchDecode.self)
 }
