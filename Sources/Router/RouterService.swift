@@ -277,7 +277,7 @@ private struct RouterLoop: ~Copyable {
         to address: WorkerAddress
     ) throws {
         let header = Frame(try message.serializedBytes() as [UInt8])
-        let frames = [Frame(address), Frame(workerProtocolTag), Frame([command.rawValue]), header] + tensors
+        let frames = [Frame(address)] + workerFrames(command) + [header] + tensors
         // A refused worker may be gone already; a full queue means it does not take work: both are a lost worker.
         if workers.send(frames) != .sent { feed(.unroutable(address)) }
     }

@@ -51,7 +51,7 @@ struct Heart: ~Copyable {
             guard state.registered else { continue }
             do {
                 let header = Frame(try beat(state).serializedBytes() as [UInt8])
-                _ = socket.send([Frame(workerProtocolTag), Frame([WorkerCommand.heartbeat.rawValue]), header])
+                _ = socket.send(workerFrames(.heartbeat) + [header])
             } catch {
                 log.error("cannot encode a heartbeat: \(error)")
             }

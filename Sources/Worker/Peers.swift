@@ -28,7 +28,7 @@ final class Peers {
             let connection = try connection(to: peer.inbox)
             let batch = Anira_Worker_V1_WorkBatch.with { $0.items = rows.map(\.item) }
             let header = Frame(try batch.serializedBytes() as [UInt8])
-            let frames = [Frame(workerProtocolTag), Frame([WorkerCommand.work.rawValue]), header]
+            let frames = workerFrames(.work) + [header]
             return connection.socket.send(frames + rows.compactMap(\.tensor)) == .sent
         } catch {
             log.warning("cannot hand rows to \(peer.worker): \(error)")

@@ -150,7 +150,7 @@ struct WorkerLoop: ~Copyable {
 
     @discardableResult
     private func send(_ command: WorkerCommand, _ rest: [Frame]) -> SendOutcome {
-        socket.send([Frame(workerProtocolTag), Frame([command.rawValue])] + rest)
+        socket.send(workerFrames(command) + rest)
     }
 
     private mutating func sendOutcomes() {
