@@ -60,16 +60,21 @@ INLINE void steps(const anira_format format, const int rows, const int panels, c
     if (both) step_f32(rows, panels, x, ldx, w, stride, i + 1, acc);
 }
 
-// sums[p * rows + r] = x[r, 0..<k] . panel p.  Panels are `stride` bytes apart. rows and panels are constants at each call.
+// sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0.  Panels are `stride` bytes
+// apart. ahead: memory to ask for meanwhile, 64 bytes every four steps; NULL: what follows in each panel. rows and panels
+// are constants at each call.
 INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
-                 const char *w, size_t stride, size_t k, v16 *sums) {
+                 const char *w, size_t stride, size_t from, size_t to, const char *ahead, v16 *sums) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
     v16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
-    for (int i = 0; i < rows * panels; i++) acc[i] = splat(0);
-    size_t i = 0;
-    for (; i + 1 < k; i += 2) {
-        if (rows > 1) {
+    for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
+    size_t i = from;
+    for (; i + 1 < to; i += 2) {
+        if (ahead) {
+            __builtin_prefetch(ahead);
+            ahead += 32;
+        } else if (rows > 1) {
 #pragma clang loop unroll(full)
             for (int p = 0; p < panels; p++) {
                 const char *at = w + (size_t)p * stride + i * line + PREFETCH_AHEAD;
@@ -79,7 +84,7 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
         }
         steps(format, rows, panels, 1, x, ldx, w, stride, i, acc);
     }
-    if (i < k) steps(format, rows, panels, 0, x, ldx, w, stride, i, acc);
+    if (i < to) steps(format, rows, panels, 0, x, ldx, w, stride, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
 }
@@ -112,22 +117,31 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
                 __builtin_convertvector(acc[p * rows + r], v16) * splat(row_scales[r]) * load(output_scales + p * 16);
 }
 
-// One tile of rows row... and panels panel... of a product.
-static void run_tile(const Rows *x, const anira_matrix *w, int row, int rows, int panel, int panels, v16 *sums) {
-    size_t k = (size_t)w->k, stride = anira_panel_bytes(w->format, w->k);
-    const char *at = (const char *)w->panels + (size_t)panel * stride;
-    const float *floats = x->floats + (size_t)row * x->stride;
-    const int16_t *integers = x->integers + (size_t)row * x->integer_stride;
+// Rows row... of the inputs and panels panel... of the weights. f32 weights with more than two rows: inputs from..<to of
+// each, ahead as above; otherwise all of them.
+typedef struct {
+    int row, rows, panel, panels;
+    size_t from, to;
+    const char *ahead;
+} Tile;
+
+static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *sums) {
+    const size_t k = (size_t)w->k, stride = anira_panel_bytes(w->format, w->k), pairs = (k + 1) / 2;
+    const char *at = (const char *)w->panels + (size_t)t->panel * stride;
+    const float *floats = x->floats + (size_t)t->row * x->stride;
+    const int16_t *integers = x->integers + (size_t)t->row * x->integer_stride;
 #define TILE_CASE(R, P)                                                                                                \
     case (R) * 16 + (P):                                                                                               \
         switch (w->format) {                                                                                           \
-        case ANIRA_F32: return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, k, sums);                              \
-        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, at, stride, k, sums);                            \
+        case ANIRA_F32:                                                                                                \
+            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, 0, k, NULL, sums);                \
+            return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, t->from, t->to, t->ahead, sums);               \
+        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, at, stride, 0, k, NULL, sums);               \
         case ANIRA_INT8:                                                                                               \
-            return tile_int8(R, P, integers, x->integer_stride, at, stride, (k + 1) / 2, x->scales + row,               \
-                             w->scales + panel * 16, sums);                                                             \
+            return tile_int8(R, P, integers, x->integer_stride, at, stride, pairs, x->scales + t->row,                 \
+                             w->scales + t->panel * 16, sums);                                                         \
         }
-    switch (rows * 16 + panels) { TILES(TILE_CASE) }
+    switch (t->rows * 16 + t->panels) { TILES(TILE_CASE) }
 #undef TILE_CASE
 }
 
@@ -142,26 +156,52 @@ INLINE void finish_row(Ending ending, const v16 *sums, int rows, int panels, flo
     }
 }
 
-// Outputs 16 first ..< 16 end of m rows: for a group of panels that stays in cache, all blocks of rows.
+// Up to BLOCKS blocks of rows pass together over a group of panels. With f32 weights all of them take one part of the
+// inputs before the next part: the part's weights then come from the nearest cache for all but the first block, and the
+// first blocks ask for the part after it.
+enum { BLOCKS = 12, PART = 256 };
+
+// Rows of block b when m are divided into n of nearly one height, the higher ones first.
+INLINE int height(int m, int n, int b) { return m / n + (b < m % n ? 1 : 0); }
+
+// Outputs of the panels panel..<panel+count, a group, for rows that pass together.
+static void group(Ending ending, const Rows *x, const anira_matrix *w, int first_row, int m, int panel, int count,
+                  int width, float *y, size_t ldy) {
+    const int blocks = (m + TILE_ROWS - 1) / TILE_ROWS, column = panel / (ending == SWIGLU ? 2 : 1) * 16;
+    const size_t k = (size_t)w->k, part = blocks == 1 || w->format != ANIRA_F32 ? k : PART;
+    v16 sums[BLOCKS * TILE_ROWS * GROUP_PANELS];
+    for (int p = 0, step; p < count; p += step) {
+        step = count - p >= width ? width : 1;
+        for (size_t from = 0, to; from < k; from = to) {
+            to = k - from < part ? k : from + part;
+            const char *next = (const char *)w->panels + ((size_t)(panel + p) * k + to) * 64, *end = next + (to - from) * 64;
+            Tile t = {first_row, 0, panel + p, step, from, to, part == k ? NULL : next};
+            for (int b = 0; b < blocks; b++, t.row += t.rows) {
+                t.rows = height(m, blocks, b);
+                run_tile(x, w, &t, sums + (t.row - first_row) * count + p * t.rows);
+                if (t.ahead && (t.ahead += (to - from) * 16) >= end) t.ahead = next;
+            }
+        }
+    }
+    for (int b = 0, row = 0, rows; b < blocks; b++, row += rows) {
+        rows = height(m, blocks, b);
+        for (int r = 0; r < rows; r++)
+            finish_row(ending, sums + row * count + r, rows, count, y + (size_t)(first_row + row + r) * ldy + column,
+                       w->n - column);
+    }
+}
+
+// Outputs 16 first ..< 16 end of m rows.
 static void product(Ending ending, const Rows *x, const anira_matrix *w, int first, int end, int m, float *y,
                     size_t ldy) {
-    int per_output = ending == SWIGLU ? 2 : 1;
-    int blocks = (m + TILE_ROWS - 1) / TILE_ROWS;
-    int width = TILE_PANELS((m + blocks - 1) / blocks);
-    int group = width > 1 ? width : 2;
-    v16 sums[TILE_ROWS * GROUP_PANELS];
-    for (int panel = first * per_output, last = end * per_output; panel < last; panel += group) {
-        int here = last - panel < group ? last - panel : group;
-        int column = panel / per_output * 16;
-        for (int block = blocks, row = 0, rows; block > 0; block--, row += rows) {
-            rows = (m - row + block - 1) / block;
-            for (int p = 0, step; p < here; p += step) {
-                step = here - p >= width ? width : 1;
-                run_tile(x, w, row, rows, panel + p, step, sums + p * rows);
-            }
-            for (int r = 0; r < rows; r++)
-                finish_row(ending, sums + r, rows, here, y + (size_t)(row + r) * ldy + column, w->n - column);
-        }
+    const int per_output = ending == SWIGLU ? 2 : 1, last = end * per_output;
+    const int passes = (m + BLOCKS * TILE_ROWS - 1) / (BLOCKS * TILE_ROWS);
+    for (int pass = 0, row = 0, rows; pass < passes; pass++, row += rows) {
+        rows = height(m, passes, pass);
+        const int width = TILE_PANELS(height(rows, (rows + TILE_ROWS - 1) / TILE_ROWS, 0));
+        const int most = width > 1 ? width : per_output;
+        for (int panel = first * per_output; panel < last; panel += most)
+            group(ending, x, w, row, rows, panel, last - panel < most ? last - panel : most, width, y, ldy);
     }
 }
 
