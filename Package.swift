@@ -34,9 +34,13 @@ let package = Package(
         .target(name: "Analysis", dependencies: ["Tasks"]),
         .target(name: "Training", dependencies: ["Analysis", "COpenBLAS", "Kernels", "Model", "Tasks"]),
         .target(name: "KVStore", dependencies: ["CLMDB", "Kernels"]),
-        .target(name: "Worker", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging]),
+        .target(name: "Worker",
+            dependencies: [
+                "KVStore", "Messaging", "Model", "Proto", collections, logging,
+                .product(name: "HeapModule", package: "swift-collections"),
+            ]),
         .target(name: "DeciderService", dependencies: stage),
-        .target(name: "RecurrentCoreService", dependencies: stage + [collections]),
+        .target(name: "RecurrentCoreService", dependencies: stage),
         .target(name: "CodaService", dependencies: stage),
         .target(
             name: "Router", dependencies: ["KVStore", "Messaging", "Model", "Proto", collections, logging, protobuf]),
@@ -66,7 +70,8 @@ let package = Package(
             name: "TrainingTests",
             dependencies: ["Analysis", "Engine", "Kernels", "Model", "Proto", "Tasks", "TestKit", "Training"]),
         .testTarget(name: "TasksTests", dependencies: ["Tasks"]),
-        .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit"]),
+        .testTarget(name: "WorkerTests", dependencies: ["Messaging", "Proto", "TestKit", "Worker"]),
+        .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit", "Worker"]),
     ],
     swiftLanguageModes: [.v6]
 )

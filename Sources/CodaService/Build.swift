@@ -9,6 +9,6 @@ public func buildCoda(
 ) throws -> WorkerService {
     let part = try Coda(checkpoint)
     return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) {
-        CodaStage(part, store: $0, maxRows: configuration.maxRows, post: $1, handOver: $2)
+        CodaStage(part, store: $0, limits: configuration.limits, post: $1, handOver: $2)
     }
 }

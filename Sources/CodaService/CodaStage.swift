@@ -13,22 +13,22 @@ public final class CodaStage: Stage {
     private var departures: Departures
     private let admission: Admission
     private var queue: BatchQueue
-    private let h: UnsafeMutablePointer<Float>  // [maxRows, H]
-    private let wanted: UnsafeMutablePointer<Float>  // [maxRows, H]: rows whose logits someone asked for
+    private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
+    private let wanted: UnsafeMutablePointer<Float>  // [limits.all, H]: rows whose logits someone asked for
     public private(set) var figures = StageFigures()
     public var pending: Int { queue.count }
 
-    /// maxRows: most rows of one matrix; a single larger item still runs alone, up to the model's positions.
+    /// limits: of one matrix; a single larger item still runs alone, up to the model's positions.
     public init(
-        _ coda: Coda, store: KVStore, maxRows: Int, post: @escaping OutcomeSink, handOver: @escaping HandOver
+        _ coda: Coda, store: KVStore, limits: RowLimits, post: @escaping OutcomeSink, handOver: @escaping HandOver
     ) {
         let c = coda.configuration
         self.coda = coda
         self.store = store
         departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
-        queue = BatchQueue(store: store, admission: admission, maxRows: maxRows)
-        let rows = max(maxRows, c.maxPositionEmbeddings)
+        queue = BatchQueue(store: store, admission: admission, limits: limits)
+        let rows = max(limits.all, c.maxPositionEmbeddings)
         h = .allocate(capacity: rows * c.hiddenSize)
         wanted = .allocate(capacity: rows * c.hiddenSize)
     }

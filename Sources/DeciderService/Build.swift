@@ -9,6 +9,6 @@ public func buildDecider(
 ) throws -> WorkerService {
     let part = try Prelude(checkpoint)
     return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) {
-        DeciderStage(part, store: $0, maxRows: configuration.maxRows, post: $1, handOver: $2)
+        DeciderStage(part, store: $0, limits: configuration.limits, post: $1, handOver: $2)
     }
 }

@@ -12,22 +12,22 @@ public final class DeciderStage: Stage {
     private var departures: Departures
     private let admission: Admission
     private var queue: BatchQueue
-    private let h: UnsafeMutablePointer<Float>  // [maxRows, H]
+    private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
     private let capacity: Int
     public private(set) var figures = StageFigures()
     public var pending: Int { queue.count }
 
-    /// maxRows: most rows of one matrix; a single larger item still runs alone, up to the model's positions.
+    /// limits: of one matrix; a single larger item still runs alone, up to the model's positions.
     public init(
-        _ prelude: Prelude, store: KVStore, maxRows: Int, post: @escaping OutcomeSink, handOver: @escaping HandOver
+        _ prelude: Prelude, store: KVStore, limits: RowLimits, post: @escaping OutcomeSink, handOver: @escaping HandOver
     ) {
         let c = prelude.configuration
         self.prelude = prelude
         self.store = store
         departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: 0, post: post)
-        queue = BatchQueue(store: store, admission: admission, maxRows: maxRows)
-        capacity = max(maxRows, c.maxPositionEmbeddings) * c.hiddenSize
+        queue = BatchQueue(store: store, admission: admission, limits: limits)
+        capacity = max(limits.all, c.maxPositionEmbeddings) * c.hiddenSize
         h = .allocate(capacity: capacity)
     }
 

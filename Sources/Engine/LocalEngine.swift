@@ -24,7 +24,7 @@ public final class LocalEngine {
     }
 
     /// residentMiB: cache budget of each stage.
-    public init(_ checkpoint: Checkpoint, residentMiB: Int = 1024, maxRows: Int = 256, chunk: Int = 64) throws {
+    public init(_ checkpoint: Checkpoint, residentMiB: Int = 1024, limits: RowLimits = RowLimits(), chunk: Int = 64) throws {
         var configuration = RouterState.Configuration(checkpoint: checkpoint)
         configuration.chunk = chunk
         configuration.silenceMS = .max / 1_000_000
@@ -41,13 +41,13 @@ public final class LocalEngine {
         let noPeers: HandOver = { _, _ in false }
         stages = [
             DeciderStage(
-                try Prelude(checkpoint), store: try store(.decider), maxRows: maxRows, post: sink(.decider),
+                try Prelude(checkpoint), store: try store(.decider), limits: limits, post: sink(.decider),
                 handOver: noPeers),
             CoreStage(
-                try RecurrentCore(checkpoint), store: try store(.core), maxRows: maxRows, post: sink(.core),
+                try RecurrentCore(checkpoint), store: try store(.core), limits: limits, post: sink(.core),
                 handOver: noPeers),
             CodaStage(
-                try Coda(checkpoint), store: try store(.coda), maxRows: maxRows, post: sink(.coda), handOver: noPeers),
+                try Coda(checkpoint), store: try store(.coda), limits: limits, post: sink(.coda), handOver: noPeers),
         ]
         for kind in StageKind.allCases {
             let ready = Anira_Worker_V1_Ready.with {

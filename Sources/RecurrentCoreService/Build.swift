@@ -9,6 +9,6 @@ public func buildCore(
 ) throws -> WorkerService {
     let part = try RecurrentCore(checkpoint)
     return try WorkerService(configuration, checkpoint: checkpoint, context: context, log: log) {
-        CoreStage(part, store: $0, maxRows: configuration.maxRows, post: $1, handOver: $2)
+        CoreStage(part, store: $0, limits: configuration.limits, post: $1, handOver: $2)
     }
 }

@@ -1,4 +1,3 @@
-import DequeModule
 import Foundation
 import KVStore
 import Messaging
@@ -18,6 +17,7 @@ public final class CoreStage: Stage {
         let item: Int
         let index: Int
         let position: Int
+        let isPrompt: Bool
         /// Iterations done.
         var depth = 0
         /// Exit depth when known before the core.
@@ -43,30 +43,33 @@ public final class CoreStage: Stage {
     private var departures: Departures
     private let post: OutcomeSink
     private let admission: Admission
-    private let maxRows: Int
-    private var waiting: Deque<Work> = []
+    private let limits: RowLimits
+    private var waiting = WaitingWork()
     private var running: [Int: Running] = [:]
+    /// The prompt chunk of which some rows have joined, and how many. It is the first that waits.
+    private var joining: (item: Int, rows: Int)?
     private var nextItem = 0
     private var rows: [Row] = []
-    private let h: UnsafeMutablePointer<Float>  // [maxRows + positions, H]
+    private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
     private let exited: UnsafeMutablePointer<Float>  // same: states that left in this step
     private var cache: CacheView
     private var exitCache: CacheView
     public private(set) var figures = StageFigures()
-    public var pending: Int { waiting.count + running.count }
+    public var pending: Int { waiting.count + running.count - (joining == nil ? 0 : 1) }
 
-    /// maxRows: rows above which waiting items stay out of the matrix.
+    /// limits: rows of the matrix beyond which waiting ones stay out of it.
     public init(
-        _ core: RecurrentCore, store: KVStore, maxRows: Int, post: @escaping OutcomeSink, handOver: @escaping HandOver
+        _ core: RecurrentCore, store: KVStore, limits: RowLimits, post: @escaping OutcomeSink,
+        handOver: @escaping HandOver
     ) {
         let c = core.configuration
         self.core = core
         self.store = store
         self.post = post
         departures = Departures(store: store, post: post, handOver: handOver)
-        self.maxRows = maxRows
+        self.limits = limits
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
-        let capacity = (maxRows + c.maxPositionEmbeddings) * c.hiddenSize
+        let capacity = limits.all * c.hiddenSize
         h = .allocate(capacity: capacity)
         exited = .allocate(capacity: capacity)
         cache = CacheView(arena: store.arena, stride: store.stride)
@@ -90,11 +93,13 @@ public final class CoreStage: Stage {
             _ = admission.refuse(work, .internal, "malformed core work: depths out of range")
             return
         }
-        waiting.append(work)
+        // Online, the rule's deepest.
+        let iterations = item.depths.max().map(Int.init) ?? Int(item.depth.maximum)
+        waiting.append(work, iterations: iterations)
     }
 
     public func cancel(request: UInt64, through attempt: UInt32) {
-        waiting.removeAll { $0.item.request == request && $0.item.attempt <= attempt }
+        waiting.cancel(request: request, through: attempt)
         removeRows { $0.work.item.request == request && $0.work.item.attempt <= attempt }
     }
 
@@ -119,25 +124,45 @@ public final class CoreStage: Stage {
 // MARK: - Joining
 
 extension CoreStage {
+    /// Rows that decode first, then those of prompts, as far as there is room (docs/architecture.md, "Scheduling").
     private func join() {
-        while let work = waiting.first, rows.isEmpty || rows.count + Int(work.item.count) <= maxRows {
-            let position = Int(work.item.position)
-            if let length = store.length(session: work.item.session), length > position {
-                if let later = sameAttempt(work) {
-                    waiting.removeFirst()
-                    if later > position { askAgain(work) }
+        var promptRoom = limits.prompts - rows.count(where: \.isPrompt)
+        while rows.count < limits.all, let (work, isPrompt) = waiting.next(mayTakePrompt: promptRoom > 0) {
+            if !isPrompt || joining == nil {
+                switch begin(work) {
+                case .wait: return
+                case .answered:
+                    waiting.remove(isPrompt: isPrompt)
                     continue
+                case .admitted(let item): start(item, isPrompt: isPrompt)
                 }
-                // A replay starts a session over while rows of the older attempt are still in the matrix.
-                removeRows { $0.session == work.item.session && $0.range.upperBound > position }
             }
-            switch admission.answer(work, busy: !running.isEmpty || store.isCommitting) {
-            case .wait: return
-            case .answered: break
-            case .admitted(let item): start(item)
+            let room = limits.all - rows.count
+            guard isPrompt, let (item, joined) = joining else {
+                add(nextItem - 1, 0..<1, isPrompt: false)
+                waiting.remove(isPrompt: false)
+                continue
             }
-            waiting.removeFirst()
+            let end = min(Int(work.item.count), joined + min(room, promptRoom))
+            add(item, joined..<end, isPrompt: true)
+            promptRoom -= end - joined
+            joining = end < Int(work.item.count) ? (item, end) : nil
+            if joining == nil { waiting.remove(isPrompt: true) }
         }
+    }
+
+    /// Admits an item whose turn it is.
+    private func begin(_ work: Work) -> Admission.Answer {
+        let position = Int(work.item.position)
+        if let length = store.length(session: work.item.session), length > position {
+            if let later = sameAttempt(work) {
+                if later > position { askAgain(work) }
+                return .answered
+            }
+            // A replay starts a session over while rows of the older attempt are still in the matrix.
+            removeRows { $0.session == work.item.session && $0.range.upperBound > position }
+        }
+        return admission.answer(work, busy: !running.isEmpty || store.isCommitting)
     }
 
     /// The first position that this attempt already has in the matrix, when an item comes that begins there or before:
@@ -156,7 +181,7 @@ extension CoreStage {
         post(Outcome(outcome))
     }
 
-    private func start(_ item: AdmittedItem) {
+    private func start(_ item: AdmittedItem, isPrompt: Bool) {
         let work = item.work.item.core
         let width = core.configuration.hiddenSize
         running[nextItem] = Running(
@@ -164,18 +189,30 @@ extension CoreStage {
             remaining: item.count, exits: [Float](repeating: 0, count: item.count * width),
             depths: [UInt8](repeating: 0, count: item.count),
             distributions: [[Float]](repeating: [], count: work.depth.distributions ? item.count : 0))
-        item.work.tensor?.copyFloats(from: 0, count: item.count * width, to: h + rows.count * width)
-        for index in 0..<item.count {
-            let planned = work.depths.isEmpty ? nil : Int(work.depths[work.depths.startIndex + index])
-            rows.append(Row(item: nextItem, index: index, position: item.first + index, planned: planned))
-        }
+        if isPrompt { joining = (nextItem, 0) }
         nextItem += 1
+    }
+
+    /// Rows of an item join the matrix. Those of one item do so in the order of positions: an earlier one is never
+    /// behind a later one.
+    private func add(_ key: Int, _ indices: Range<Int>, isPrompt: Bool) {
+        let item = running[key]!.item
+        let work = item.work.item.core
+        let width = core.configuration.hiddenSize
+        item.work.tensor?.copyFloats(
+            from: indices.lowerBound * width, count: indices.count * width, to: h + rows.count * width)
+        for index in indices {
+            let planned = work.depths.isEmpty ? nil : Int(work.depths[work.depths.startIndex + index])
+            rows.append(
+                Row(item: key, index: index, position: item.first + index, isPrompt: isPrompt, planned: planned))
+        }
     }
 
     /// Takes rows out without an answer.
     private func removeRows(where matches: (AdmittedItem) -> Bool) {
         let gone = running.filter { matches($0.value.item) }
         guard !gone.isEmpty else { return }
+        if let (item, _) = joining, gone[item] != nil { joining = nil }
         for row in rows.indices.reversed() where gone[rows[row].item] != nil { removeRow(row) }
         for (key, value) in gone {
             running[key] = nil

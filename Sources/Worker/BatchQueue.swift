@@ -1,32 +1,31 @@
-import DequeModule
 import KVStore
 import Messaging
 import Model
 import Proto
 
-/// The queue and batch of a stage whose positions have one entry (decider, coda): takes waiting items, first come
-/// first served, makes their rows visible to attention, and hands over one matrix.
+/// The queue and batch of a stage whose positions have one entry (decider, coda): takes waiting items in the order of
+/// `WaitingWork`, makes their rows visible to attention, and hands over one matrix.
 public struct BatchQueue {
-    private var waiting: Deque<Work> = []
+    private var waiting = WaitingWork()
     private let admission: Admission
     private let store: KVStore
-    private let maxRows: Int
+    private let limits: RowLimits
     /// Items of the current batch, their rows back to back.
     public private(set) var items: [AdmittedItem] = []
     public private(set) var cache: CacheView
     public var count: Int { waiting.count }
 
-    public init(store: KVStore, admission: Admission, maxRows: Int) {
+    public init(store: KVStore, admission: Admission, limits: RowLimits) {
         self.store = store
         self.admission = admission
-        self.maxRows = maxRows
+        self.limits = limits
         cache = CacheView(arena: store.arena, stride: store.stride)
     }
 
-    public mutating func append(_ work: Work) { waiting.append(work) }
+    public mutating func append(_ work: Work) { waiting.append(work, iterations: 1) }
 
     public mutating func cancel(request: UInt64, through attempt: UInt32) {
-        waiting.removeAll { $0.item.request == request && $0.item.attempt <= attempt }
+        waiting.cancel(request: request, through: attempt)
     }
 
     /// Forms the next batch; returns its rows, 0 when nothing can run.
@@ -34,7 +33,15 @@ public struct BatchQueue {
         items.removeAll(keepingCapacity: true)
         cache.removeAll()
         var rows = 0
-        while let work = waiting.first, rows == 0 || rows + Int(work.item.count) <= maxRows {
+        var promptRows = 0
+        var mayTakePrompt = true
+        while let (work, isPrompt) = waiting.next(mayTakePrompt: mayTakePrompt) {
+            let count = Int(work.item.count)
+            guard !isPrompt || promptRows == 0 || promptRows + count <= limits.prompts else {
+                mayTakePrompt = false
+                continue
+            }
+            guard rows == 0 || rows + count <= limits.all else { return rows }
             // A second item of a session continues it; one that starts it over waits for the next batch.
             let session = work.item.session
             if items.contains(where: { $0.session == session }),
@@ -48,9 +55,10 @@ public struct BatchQueue {
             case .admitted(let item):
                 place(item)
                 items.append(item)
-                rows += item.count
+                rows += count
+                if isPrompt { promptRows += count }
             }
-            waiting.removeFirst()
+            waiting.remove(isPrompt: isPrompt)
         }
         return rows
     }

@@ -31,3 +31,16 @@ public struct StageFigures: Sendable {
 
     public init() {}
 }
+
+/// How many rows one step may take.
+public struct RowLimits: Sendable {
+    /// Most rows of one matrix.
+    public var all: Int
+    /// Most of them of prompts: what everyone who decodes waits for in a step.
+    public var prompts: Int
+
+    public init(all: Int = 256, prompts: Int = 64) {
+        self.all = all
+        self.prompts = min(prompts, all)
+    }
+}

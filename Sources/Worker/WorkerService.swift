@@ -16,8 +16,7 @@ public struct WorkerConfiguration: Sendable {
     public var data: String?
     public var durability = Durability.process
     public var residentMiB = 1024
-    /// Most rows of one matrix.
-    public var maxRows = 256
+    public var limits = RowLimits()
     /// Bytes of work the Router may have handed over and not got back.
     public var creditMiB = 64
     /// Size limits of the unnamed, finished sessions kept for inspection.

@@ -43,6 +43,24 @@ struct TraceOptions: ParsableArguments {
     var trace: String?
 }
 
+/// How large a worker's steps are.
+struct RowOptions: ParsableArguments {
+    @Option(help: "Most rows of one matrix.") var maxRows = 256
+    @Option(
+        help: """
+            Most rows of prompts among them: what sessions that decode wait for in a step. Decider and coda take whole \
+            chunks (--chunk of the Router), at least one.
+            """)
+    var promptRows = 64
+
+    var limits: RowLimits { RowLimits(all: maxRows, prompts: promptRows) }
+    var arguments: [String] { ["--max-rows", "\(maxRows)", "--prompt-rows", "\(promptRows)"] }
+
+    func validate() throws {
+        guard maxRows > 0, promptRows > 0 else { throw ValidationError("--max-rows and --prompt-rows must be above 0") }
+    }
+}
+
 /// Options of the three workers.
 struct WorkerOptions: ParsableArguments {
     @OptionGroup var service: ServiceOptions
@@ -63,13 +81,11 @@ struct WorkerOptions: ParsableArguments {
     @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
     @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values, in MiB.") var residentMiB =
         1024
-    @Option(help: "Most rows of one matrix.") var maxRows = 256
+    @OptionGroup var rows: RowOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
-        guard residentMiB > 0, maxRows > 0 else {
-            throw ValidationError("--resident-mib and --max-rows must be above 0")
-        }
+        guard residentMiB > 0 else { throw ValidationError("--resident-mib must be above 0") }
         let isOpen = inbox.map { $0.contains("*") || $0.contains("0.0.0.0") } ?? false
         guard !isOpen || inboxAddress != nil || inbox!.contains("127.0.0.1") else {
             throw ValidationError(
@@ -86,7 +102,7 @@ struct WorkerOptions: ParsableArguments {
             stage: stage, name: name, router: connect, data: memoryOnly ? nil : service.data)
         configuration.durability = durability
         configuration.residentMiB = residentMiB
-        configuration.maxRows = maxRows
+        configuration.limits = rows.limits
         // Nobody hands rows to a decider.
         if stage != .decider {
             configuration.inbox = inbox.map { $0 == "none" ? nil : $0 } ?? Self.inbox(beside: connect, name)

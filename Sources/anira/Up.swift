@@ -21,7 +21,7 @@ struct Up: ParsableCommand {
     @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
     @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values of each worker, in MiB.")
     var residentMiB = 1024
-    @Option(help: "Most rows of one matrix.") var maxRows = 256
+    @OptionGroup var rows: RowOptions
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
     @Option(help: "Most positions of one prompt chunk.") var chunk = 64
     @OptionGroup var tracing: TraceOptions
@@ -29,8 +29,8 @@ struct Up: ParsableCommand {
 
     func validate() throws {
         guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
-        guard residentMiB > 0, maxRows > 0, maxRequests > 0, chunk > 0 else {
-            throw ValidationError("--resident-mib, --max-rows, --max-requests and --chunk must be above 0")
+        guard residentMiB > 0, maxRequests > 0, chunk > 0 else {
+            throw ValidationError("--resident-mib, --max-requests and --chunk must be above 0")
         }
     }
 
@@ -78,8 +78,7 @@ struct Up: ParsableCommand {
         let worker =
             shared + [
                 "--connect", workers, "--durability", durability.rawValue, "--resident-mib", "\(residentMiB)",
-                "--max-rows", "\(maxRows)",
-            ]
+            ] + rows.arguments
         let router =
             shared + [
                 "--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)",

@@ -5,6 +5,7 @@ import Model
 import Proto
 import TestKit
 import Testing
+import Worker
 
 /// The four golden checkpoints, computed by an independent implementation in float32 (docs/model.md).
 /// Tolerances: logits 1e-4, exit distributions 1e-4, depths and greedy tokens exact.
@@ -51,11 +52,12 @@ struct GoldenTests {
         #expect(floats(whole.run([request])[0].tensors.first) == floats(chunked.run([request])[0].tensors.first))
     }
 
-    @Test("A request among many gives the same bits as alone", arguments: cases)
-    func batching(_ name: String) throws {
+    @Test("A request among many gives the same bits as alone", arguments: cases, [64, 5, 1])
+    func batching(_ name: String, _ promptRows: Int) throws {
         let golden = try Golden(name)
         let requests = golden.expected.infer.enumerated().map { $1.request(id: "r\($0)") }
-        let together = try LocalEngine(golden.checkpoint, residentMiB: 16, maxRows: 64).run(requests)
+        let limits = RowLimits(all: 64, prompts: promptRows)
+        let together = try LocalEngine(golden.checkpoint, residentMiB: 16, limits: limits).run(requests)
         for (request, shared) in zip(requests, together) {
             let alone = try LocalEngine(golden.checkpoint, residentMiB: 16).run([request])[0]
             #expect(floats(alone.tensors.first) == floats(shared.tensors.first))
