@@ -34,7 +34,8 @@ let package = Package(
         .target(name: "Analysis", dependencies: ["Tasks"]),
         .target(name: "Training", dependencies: ["Analysis", "COpenBLAS", "Kernels", "Model", "Tasks"]),
         .target(name: "KVStore", dependencies: ["CLMDB", "Kernels"]),
-        .target(name: "Worker",
+        .target(
+            name: "Worker",
             dependencies: [
                 "KVStore", "Messaging", "Model", "Proto", collections, logging,
                 .product(name: "HeapModule", package: "swift-collections"),

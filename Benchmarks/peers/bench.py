@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""One token of the bench model in PyTorch and in Anira's local engine, interleaved in one run.
+"""One token of the bench model in PyTorch, llama.cpp and Anira's local engine, interleaved in one run.
 
-usage: python Benchmarks/peers/bench.py [--anira .build/release/anira] [--rounds 3] [--compile]
+usage: python Benchmarks/peers/bench.py [--anira .build/release/anira] [--rounds 3] [--compile] [--llama]
 
 The model is that of `anira bench decode`: H 512, I 2048, 8 heads, one prelude, core and coda layer, vocabulary 128, random
 weights, every token at one depth, context 64, one thread. PyTorch runs it unrolled and tuned by hand: fused QKV and gate-up
-products, a cache that was allocated before, inference mode. It takes every sequence to the same depth in lockstep.
+products, a cache that was allocated before, inference mode. It takes every sequence to the same depth in lockstep, and
+so does llama.cpp (llama.py). Each is compared with Anira holding its weights alike: f32, bf16, or 8 bits.
 """
 
 import argparse
@@ -102,6 +103,7 @@ def main():
     parser.add_argument("--anira", default=".build/release/anira")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="torch.compile with frozen weights too (needs g++)")
+    parser.add_argument("--llama", action="store_true", help="llama.cpp too (needs llama-cpp-python and gguf)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     peers = {}
@@ -112,22 +114,28 @@ def main():
         kinds.append(("compiled f32, frozen", torch.float32, True))
     for name, dtype, compiled in kinds:
         peers[name] = {(d, b): PyTorch(d, b, dtype, compiled) for d, b in ((3, 1), (3, 64), (K, 64))}
+    if arguments.llama:
+        from llama import Llama
+        for kind in ("F32", "BF16", "Q8_0"):
+            peers[kind] = {(d, b): Llama(kind, d, b, H, I, HEADS, VOCABULARY) for d, b in ((3, 1), (3, 64), (K, 64))}
     found = {}
     for _ in range(arguments.rounds):
         for name, cases in peers.items():
             for (d, b), case in cases.items():
-                found.setdefault((f"PyTorch {name}", d, b), []).append(case.tokens_per_second())
+                package = "llama.cpp" if name.isupper() else "PyTorch"
+                found.setdefault((f"{package} {name}", d, b), []).append(case.tokens_per_second())
         for weights in ("f32", "bf16", "int8"):
             one, many = anira(arguments.anira, weights, 3)
             found.setdefault((f"Anira {weights}", 3, 1), []).append(one)
             found.setdefault((f"Anira {weights}", 3, 64), []).append(many)
         found.setdefault(("Anira f32, depths 1…5", 3, 64), []).append(mixed(arguments.anira))
-    print("| | depth | sessions | tokens/s | Anira f32 over it |\n|---|---|---|---|---|")
+    print("| | depth | sessions | tokens/s | Anira of such weights over it |\n|---|---|---|---|---|")
     for (name, d, b), values in found.items():
-        ours = found.get(("Anira f32", 3, b)) if d == 3 else found[("Anira f32, depths 1…5", 3, 64)]
+        weights = "int8" if name.endswith(("Q8_0", "int8")) else "bf16" if "bf16" in name.lower() else "f32"
+        ours = found[(f"Anira {weights}", 3, b)] if d == 3 else found[("Anira f32, depths 1…5", 3, 64)]
         ratio = statistics.median(a / v for a, v in zip(ours, values))
         print(f"| {name} | {d} | {b} | {statistics.median(values):,.0f} | {ratio:.2f} |")
-    print("\nDepth 6 is what lockstep has to take for a batch of mixed depths; it is compared with Anira's depths 1…5.")
+    print("\nDepth 6 is what lockstep has to take for a batch of mixed depths; it is compared with Anira's depths 1…5, f32.")
 
 
 if __name__ == "__main__":

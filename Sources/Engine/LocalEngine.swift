@@ -24,7 +24,9 @@ public final class LocalEngine {
     }
 
     /// residentMiB: cache budget of each stage.
-    public init(_ checkpoint: Checkpoint, residentMiB: Int = 1024, limits: RowLimits = RowLimits(), chunk: Int = 64) throws {
+    public init(_ checkpoint: Checkpoint, residentMiB: Int = 1024, limits: RowLimits = RowLimits(), chunk: Int = 64)
+        throws
+    {
         var configuration = RouterState.Configuration(checkpoint: checkpoint)
         configuration.chunk = chunk
         configuration.silenceMS = .max / 1_000_000
