@@ -63,7 +63,7 @@ let package = Package(
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ]),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels"]),
-        .testTarget(name: "KVStoreTests", dependencies: ["KVStore"]),
+        .testTarget(name: "KVStoreTests", dependencies: ["KVStore", "Kernels"]),
         .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", protobuf]),
         .testTarget(
             name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
@@ -72,7 +72,9 @@ let package = Package(
             dependencies: ["Analysis", "Engine", "Kernels", "Model", "Proto", "Tasks", "TestKit", "Training"]),
         .testTarget(name: "TasksTests", dependencies: ["Tasks"]),
         .testTarget(name: "WorkerTests", dependencies: ["Messaging", "Proto", "TestKit", "Worker"]),
-        .testTarget(name: "EngineTests", dependencies: ["Engine", "Messaging", "Model", "Proto", "TestKit", "Worker"]),
+        .testTarget(
+            name: "EngineTests",
+            dependencies: ["Engine", "KVStore", "Messaging", "Model", "Proto", "TestKit", "Worker"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -23,10 +23,11 @@ public final class LocalEngine {
         var outcomes: [[Outcome]] = [[], [], []]
     }
 
-    /// residentMiB: cache budget of each stage.
-    public init(_ checkpoint: Checkpoint, residentMiB: Int = 1024, limits: RowLimits = RowLimits(), chunk: Int = 64)
-        throws
-    {
+    /// residentMiB: cache budget of each stage. kv: how keys and values are held.
+    public init(
+        _ checkpoint: Checkpoint, kv: StoredType = .f32, residentMiB: Int = 1024, limits: RowLimits = RowLimits(),
+        chunk: Int = 64
+    ) throws {
         var configuration = RouterState.Configuration(checkpoint: checkpoint)
         configuration.chunk = chunk
         configuration.silenceMS = .max / 1_000_000
@@ -36,6 +37,7 @@ public final class LocalEngine {
         func store(_ stage: StageKind) throws -> KVStore {
             var worker = WorkerConfiguration(stage: stage, name: stage.rawValue, router: "", data: nil)
             worker.residentMiB = residentMiB
+            worker.kv = kv
             return try KVStore(worker.store(checkpoint))
         }
         func sink(_ stage: StageKind) -> OutcomeSink { { inbox.outcomes[stage.index].append($0) } }

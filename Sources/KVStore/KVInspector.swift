@@ -165,7 +165,7 @@ public final class KVInspector {
                     session: session, position: parts.position, entries: record.entries, bytes: value.count,
                     keyNorms: [], valueNorms: [])
                 for entry in 0..<record.entries {
-                    record.copy(entry, shape, to: row)
+                    record.floats(entry, shape, to: row)
                     shown.keyNorms.append(norms(row, offset: 0))
                     shown.valueNorms.append(norms(row, offset: shape.width))
                 }

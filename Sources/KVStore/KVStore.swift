@@ -12,6 +12,7 @@ public struct KVStoreConfiguration: Sendable {
     /// Budget of the resident tier.
     public var residentBytes: Int
     public var durability: Durability
+    /// How keys and values are held, in memory and in the file.
     public var storedType = StoredType.f32
     /// Address space of the LMDB map at first; it doubles when full.
     public var mapBytes = 64 << 30
@@ -76,7 +77,8 @@ public final class KVStore {
     public init(_ configuration: KVStoreConfiguration) throws {
         self.configuration = configuration
         shape = configuration.shape
-        resident = try ResidentTier(shape: configuration.shape, budget: configuration.residentBytes)
+        resident = try ResidentTier(
+            shape: configuration.shape, type: configuration.storedType, budget: configuration.residentBytes)
         guard let directory = configuration.directory else {
             (environment, writer) = (nil, nil)
             return
@@ -90,10 +92,12 @@ public final class KVStore {
             environment, mayCommitInline: configuration.durability == .process, clock: configuration.clock)
     }
 
-    /// First float of row 0; never moves.
-    public var arena: UnsafeMutablePointer<Float> { resident.arena }
-    /// Floats between rows.
+    /// Row 0; never moves.
+    public var arena: UnsafeMutableRawPointer { resident.arena }
+    /// Bytes between rows.
     public var stride: Int { resident.stride }
+    /// How the elements of rows are held.
+    public var type: StoredType { configuration.storedType }
 
     /// Makes the session resident with exactly positions 0..<position. Later ones are forgotten, their records go
     /// with the session's next commit; missing ones are read back.
@@ -122,7 +126,8 @@ public final class KVStore {
         return session
     }
 
-    /// Reads records of positions session.length..<end back, as far as they are whole.
+    /// Reads records of positions session.length..<end back, as far as they are whole and of this store's type: what
+    /// was computed from keys and values of another one is computed again.
     private func load(_ id: UInt64, _ session: ResidentTier.Session, upTo end: Int) throws -> Residency {
         guard session.persist, let environment, voids[id] ?? .max >= end else {
             return .needContext(from: session.length)
@@ -132,7 +137,7 @@ public final class KVStore {
             try txn.scan("kv", from: Key.position(id, session.length)) { key, value in
                 guard let parts = Key.parse(key), parts.session == id, parts.position == session.length,
                     parts.position < end,
-                    case .success(let record) = Record.parse(value, shape, deepest: parts.deepest)
+                    case .success(let record) = Record.parse(value, shape, deepest: parts.deepest), record.type == type
                 else { return false }
                 guard resident.makeRoom(record.entries, keeping: id, mayDrop: mayDrop) else {
                     throw KVStoreError(
@@ -198,7 +203,7 @@ public final class KVStore {
         write.records = positions.map { position in
             let count = Int(session.counts[position])
             let entries = (0..<count).map {
-                UnsafePointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride)
+                UnsafeRawPointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride)
             }
             let key = Key.record(id, position, deepest: count - 1)
             return (key, Record.encode(entries, shape, configuration.storedType))
@@ -254,8 +259,8 @@ public final class KVStore {
     public func statistics() -> KVStatistics {
         var s = KVStatistics()
         s.residentSessions = resident.sessions.count
-        s.residentBytes = resident.usedRows * stride * 4
-        s.budgetBytes = resident.capacity * stride * 4
+        s.residentBytes = resident.usedRows * stride
+        s.budgetBytes = resident.capacity * stride
         s.evictions = resident.evictions
         s.reloads = reloads
         if let figures = writer?.figures {

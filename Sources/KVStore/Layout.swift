@@ -26,6 +26,13 @@ enum Layout {
                         + "choose another --data folder or the model that wrote it")
             }
         }
+        try note(c.storedType, in: environment)
+    }
+
+    /// Older records may be of another type: each says its own.
+    private static func note(_ type: StoredType, in environment: Environment) throws {
+        guard try value("dtype", in: environment) != type.rawValue else { return }
+        try environment.write { try $0.put("meta", Array("dtype".utf8), Array(type.rawValue.utf8)) }
     }
 
     static func value(_ key: String, in environment: Environment) throws -> String? {

@@ -19,10 +19,14 @@ public struct CacheShape: Sendable, Equatable {
     public var rowFloats: Int { layers * 2 * width }
 }
 
-/// How floats are stored. f16 and bf16 halve the store but a reloaded session is no longer exact.
+/// How keys and values are held, in memory and in the file alike, so that a session read back is the same to the bit. f16
+/// and bf16 halve both; each element is then the nearest that fits.
 public enum StoredType: String, Sendable, Codable, CaseIterable {
     case f32, f16, bf16
-    var size: Int { self == .f32 ? 4 : 2 }
+    /// Bytes of an element.
+    public var size: Int { self == .f32 ? 4 : 2 }
+    /// The kernels' name of it.
+    public var kernelType: anira_kv_type { anira_kv_type(UInt32(code)) }
     var code: UInt8 { UInt8(StoredType.allCases.firstIndex(of: self)!) }
 }
 
@@ -67,7 +71,7 @@ enum Record {
     static let headerBytes = 16
     static let version: UInt8 = 1
 
-    static func encode(_ entries: [UnsafePointer<Float>], _ shape: CacheShape, _ type: StoredType) -> [UInt8] {
+    static func encode(_ entries: [UnsafeRawPointer], _ shape: CacheShape, _ type: StoredType) -> [UInt8] {
         let payload = entries.count * shape.rowFloats * type.size
         return [UInt8](unsafeUninitializedCapacity: headerBytes + payload) { out, count in
             out[0] = version
@@ -79,29 +83,10 @@ enum Record {
             raw.storeBytes(of: 0, toByteOffset: 12, as: UInt32.self)
             for (index, entry) in entries.enumerated() {
                 let place = raw.baseAddress! + headerBytes + index * shape.rowFloats * type.size
-                store(entry, shape.rowFloats, type, to: place)
+                place.copyMemory(from: entry, byteCount: shape.rowFloats * type.size)
             }
             raw.storeBytes(of: checksum(UnsafeRawBufferPointer(raw)).littleEndian, toByteOffset: 8, as: UInt32.self)
             count = headerBytes + payload
-        }
-    }
-
-    private static func store(
-        _ floats: UnsafePointer<Float>, _ count: Int, _ type: StoredType, to place: UnsafeMutableRawPointer
-    ) {
-        switch type {
-        case .f32: place.copyMemory(from: floats, byteCount: count * 4)
-        case .f16:
-            for i in 0..<count {
-                place.storeBytes(of: Float16(floats[i]).bitPattern, toByteOffset: 2 * i, as: UInt16.self)
-            }
-        case .bf16:
-            for i in 0..<count {
-                // Round to nearest, ties to even, on the upper 16 bits.
-                let bits = floats[i].bitPattern
-                let rounded = (bits &+ 0x7FFF &+ ((bits >> 16) & 1)) >> 16
-                place.storeBytes(of: UInt16(truncatingIfNeeded: rounded), toByteOffset: 2 * i, as: UInt16.self)
-            }
         }
     }
 
@@ -116,8 +101,14 @@ enum Record {
         let type: StoredType
         fileprivate let bytes: UnsafeRawBufferPointer
 
-        /// Copies entry `index` as float32 to `target`.
-        func copy(_ index: Int, _ shape: CacheShape, to target: UnsafeMutablePointer<Float>) {
+        /// Copies entry `index` as it is to `target`.
+        func copy(_ index: Int, _ shape: CacheShape, to target: UnsafeMutableRawPointer) {
+            let size = shape.rowFloats * type.size
+            target.copyMemory(from: bytes.baseAddress! + headerBytes + index * size, byteCount: size)
+        }
+
+        /// Entry `index` as float32.
+        func floats(_ index: Int, _ shape: CacheShape, to target: UnsafeMutablePointer<Float>) {
             let place = bytes.baseAddress! + headerBytes + index * shape.rowFloats * type.size
             switch type {
             case .f32: UnsafeMutableRawPointer(target).copyMemory(from: place, byteCount: shape.rowFloats * 4)

@@ -25,8 +25,8 @@ struct ResidentTier: ~Copyable {
     }
 
     let shape: CacheShape
-    let arena: UnsafeMutablePointer<Float>
-    /// Floats between rows: a whole number of cache lines.
+    let arena: UnsafeMutableRawPointer
+    /// Bytes between rows: a whole number of cache lines.
     let stride: Int
     let capacity: Int
     private let mappedBytes: Int
@@ -38,17 +38,17 @@ struct ResidentTier: ~Copyable {
     private(set) var evictions = 0
 
     /// budget: bytes of rows; address space only until they are used.
-    init(shape: CacheShape, budget: Int) throws {
+    init(shape: CacheShape, type: StoredType, budget: Int) throws {
         self.shape = shape
-        stride = (shape.rowFloats + 15) / 16 * 16
-        capacity = max(1, budget / (stride * 4))
-        mappedBytes = capacity * stride * 4
+        stride = (shape.rowFloats * type.size + 63) / 64 * 64
+        capacity = max(1, budget / stride)
+        mappedBytes = capacity * stride
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         guard let base = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, Int32(flags), -1, 0), base != MAP_FAILED else {
             throw KVStoreError(.system, "map", path: "\(mappedBytes) bytes for the resident cache", result: errno)
         }
         madvise(base, mappedBytes, Int32(MADV_HUGEPAGE))
-        arena = base.assumingMemoryBound(to: Float.self)
+        arena = base
     }
 
     deinit { munmap(arena, mappedBytes) }

@@ -1,16 +1,58 @@
 // Attention of query rows over gathered cache rows. Included once per variant, after rows.h.
 //
-// Cache rows lie apart and each holds all heads, so both passes walk positions outermost, a few at a time: each row
-// is then read once, from end to end, which the CPU's own prefetcher follows (asking in software measured slower,
-// and no faster from cold memory), and serves all queries of the call while it is in the nearest cache. Sums: a dot
-// product in sixteen lanes over d, folded; a weighted value in sequence over positions.
+// The sums, whatever the way to them: a dot product in sixteen lanes over d, folded by the tree of vector.h; a weighted
+// value in sequence over positions.
+//
+// Few queries (`gathered`): cache rows lie apart and each holds all heads, so both passes walk positions outermost, a few
+// at a time: each row is then read once, from end to end, which the CPU's own prefetcher follows, and serves all queries
+// while it is in the nearest cache.
+//
+// Many queries that share a list (`packed`, the chunks of a prompt): each head's keys are copied in panels of sixteen
+// positions and its values side by side, so that a tile of queries passes over them as in a matrix product. A lane of the
+// dot product is then a vector over positions, and the tree folds whole vectors.
 #include "vector.h"
 
 enum { STEP = 4 };  // positions together: their dot products share the loads of q and one fold
 
+typedef _Float16 halves16 __attribute__((vector_size(32)));
+typedef uint16_t upper16 __attribute__((vector_size(32)));
+
+// Sixteen elements from element i of a cache row, as floats.
+INLINE v16 load_cached(const anira_kv_type type, const char *p, size_t i) {
+    if (type == ANIRA_KV_F32) return load((const float *)p + i);
+    upper16 bits;
+    memcpy(&bits, p + 2 * i, sizeof bits);
+    if (type == ANIRA_KV_F16) return __builtin_convertvector((halves16)bits, v16);
+    return (v16)(__builtin_convertvector(bits, u16) << 16);
+}
+
+// The first `valid` of them, zeros after; memory past them is not touched.
+INLINE v16 load_first_cached(const anira_kv_type type, const char *p, size_t i, int valid) {
+    if (valid >= 16) return load_cached(type, p, i);
+    char part[64] = {0};
+    size_t size = type == ANIRA_KV_F32 ? 4 : 2;
+    memcpy(part, p + size * i, (size_t)valid * size);
+    return load_cached(type, part, 0);
+}
+
+// Floats to cached elements, to nearest, halves to even.
+static void store_cached(anira_kv_type type, const float *x, int n, void *out) {
+    if (type == ANIRA_KV_F32) return (void)memcpy(out, x, (size_t)n * sizeof(float));
+    for (int i = 0; i < n; i += 16) {
+        v16 v = load_first(x + i, n - i);
+        upper16 bits;
+        if (type == ANIRA_KV_F16) {
+            bits = (upper16)__builtin_convertvector(v, halves16);
+        } else {
+            u16 whole = (u16)v;
+            bits = __builtin_convertvector((whole + 0x7fff + ((whole >> 16) & 1)) >> 16, upper16);
+        }
+        memcpy((char *)out + 2 * i, &bits, n - i < 16 ? (size_t)(n - i) * 2 : sizeof bits);
+    }
+}
+
 typedef struct {
-    const float *cache;
-    size_t stride;
+    const anira_cache *cache;
     const uint32_t *rows;
     int count, kv_heads, shared, d;  // count: the most any query sees; shared: query heads that read the same KV head
 } Gather;
@@ -25,42 +67,46 @@ typedef struct {
     size_t pitch;
 } Queries;
 
-// The part at `offset` of positions first..<first+STEP, the last position repeated past the end.
-INLINE void gather_step(const Gather *g, size_t offset, int first, const float *parts[STEP]) {
-    for (int j = 0; j < STEP; j++) {
-        int position = first + j < g->count ? first + j : g->count - 1;
-        parts[j] = g->cache + g->rows[position] * g->stride + offset;
-    }
+INLINE const char *cache_row(const Gather *g, int position) {
+    return (const char *)g->cache->rows + g->rows[position] * g->cache->stride;
+}
+
+// ---- few queries ------------------------------------------------------------------------------------------
+
+// The rows of positions first..<first+STEP, the last position repeated past the end.
+INLINE void gather_step(const Gather *g, int first, const char *rows[STEP]) {
+    for (int j = 0; j < STEP; j++) rows[j] = cache_row(g, first + j < g->count ? first + j : g->count - 1);
 }
 
 // The dot products of one query head with the keys of a step.
-INLINE v4 dot_step(const float *q, const float *const keys[STEP], size_t at, int d) {
+INLINE v4 dot_step(const anira_kv_type type, const float *q, const char *const keys[STEP], size_t at, int d) {
     v16 acc[STEP] = {{0}};
     int i = 0;
     for (; d - i >= 16; i += 16) {
         v16 part = load(q + i);
-        for (int j = 0; j < STEP; j++) acc[j] = fma16(part, load(keys[j] + at + i), acc[j]);
+        for (int j = 0; j < STEP; j++) acc[j] = fma16(part, load_cached(type, keys[j], at + (size_t)i), acc[j]);
     }
     if (i < d) {
         v16 part = load_first(q + i, d - i);
-        for (int j = 0; j < STEP; j++) acc[j] = fma16(part, load_first(keys[j] + at + i, d - i), acc[j]);
+        for (int j = 0; j < STEP; j++)
+            acc[j] = fma16(part, load_first_cached(type, keys[j], at + (size_t)i, d - i), acc[j]);
     }
     return sums(acc[0], acc[1], acc[2], acc[3]);
 }
 
 // scores[r, h, j] = q[r, h] . key[j] * scale, for all heads of the rows that see a position of the step.
-INLINE void dot_keys(const Gather *g, size_t offset, const Queries *x, float scale) {
+INLINE void dot_keys(const anira_kv_type type, const Gather *g, const Queries *x, float scale) {
     for (int first = 0; first < g->count; first += STEP) {
-        const float *keys[STEP];
-        gather_step(g, offset, first, keys);
+        const char *keys[STEP];
+        gather_step(g, first, keys);
         for (int r = 0; r < x->m; r++) {
             if (x->counts[r] <= first) continue;
             const float *q = x->q + (size_t)r * x->ldq;
             float *scores = x->scores + (size_t)(r * g->kv_heads * g->shared) * x->pitch + first;
             for (int kv = 0, h = 0; kv < g->kv_heads; kv++) {
-                size_t at = (size_t)kv * (size_t)g->d;
+                size_t at = g->cache->keys + (size_t)kv * (size_t)g->d;
                 for (int end = h + g->shared; h < end; h++) {
-                    v4 dots = dot_step(q + h * g->d, keys, at, g->d) * scale;
+                    v4 dots = dot_step(type, q + h * g->d, keys, at, g->d) * scale;
                     memcpy(scores + (size_t)h * x->pitch, &dots, sizeof dots);
                 }
             }
@@ -69,8 +115,8 @@ INLINE void dot_keys(const Gather *g, size_t offset, const Queries *x, float sca
 }
 
 // out[h, 0..<16*chunks] += sum over `positions` of weights[j] * value[j], in sequence.  chunks is a constant.
-INLINE void add_values(const int chunks, const float *const values[STEP], size_t at, const float *weights,
-                       int positions, float *out, int valid) {
+INLINE void add_values(const anira_kv_type type, const int chunks, const char *const values[STEP], size_t at,
+                       const float *weights, int positions, float *out, int valid) {
     v16 acc[4];
 #pragma clang loop unroll(full)
     for (int c = 0; c < chunks; c++) acc[c] = load_first(out + 16 * c, valid - 16 * c);
@@ -78,45 +124,236 @@ INLINE void add_values(const int chunks, const float *const values[STEP], size_t
         v16 weight = splat(weights[j]);
 #pragma clang loop unroll(full)
         for (int c = 0; c < chunks; c++)
-            acc[c] = fma16(weight, load_first(values[j] + at + 16 * c, valid - 16 * c), acc[c]);
+            acc[c] = fma16(weight, load_first_cached(type, values[j], at + 16 * (size_t)c, valid - 16 * c), acc[c]);
     }
 #pragma clang loop unroll(full)
     for (int c = 0; c < chunks; c++) store_first(out + 16 * c, acc[c], valid - 16 * c);
 }
 
 // out[r, h] = sum over j of scores[r, h, j] * value[j].  out: [m, heads, d], ldo floats apart.
-INLINE void weigh_values(const Gather *g, size_t offset, const Queries *x, float *out, size_t ldo) {
+INLINE void weigh_values(const anira_kv_type type, const Gather *g, const Queries *x, float *out, size_t ldo) {
     const int d = g->d, heads = g->kv_heads * g->shared;
     for (int r = 0; r < x->m; r++) memset(out + (size_t)r * ldo, 0, (size_t)(heads * d) * sizeof(float));
     for (int first = 0; first < g->count; first += STEP) {
-        const float *values[STEP];
-        gather_step(g, offset, first, values);
+        const char *values[STEP];
+        gather_step(g, first, values);
         for (int r = 0; r < x->m; r++) {
             int positions = x->counts[r] - first < STEP ? x->counts[r] - first : STEP;
             if (positions <= 0) continue;
             float *sum = out + (size_t)r * ldo;
             for (int kv = 0, h = 0; kv < g->kv_heads; kv++) {
-                size_t at = (size_t)(kv * d);
+                size_t at = g->cache->values + (size_t)(kv * d);
                 for (int end = h + g->shared; h < end; h++) {
                     const float *row = x->scores + (size_t)(r * heads + h) * x->pitch + first;
-                    int i = 0;
-                    for (; d - i >= 64; i += 64) add_values(4, values, at + i, row, positions, sum + h * d + i, 64);
-                    for (; i < d; i += 16) add_values(1, values, at + i, row, positions, sum + h * d + i, d - i);
+                    size_t i = 0;
+                    for (; d - (int)i >= 64; i += 64)
+                        add_values(type, 4, values, at + i, row, positions, sum + h * d + i, 64);
+                    for (; (int)i < d; i += 16)
+                        add_values(type, 1, values, at + i, row, positions, sum + h * d + i, d - (int)i);
                 }
             }
         }
     }
 }
 
-static void attention(const float *q, int ldq, const int32_t *counts, int m, const float *cache, size_t stride,
-                      size_t key_offset, size_t value_offset, const uint32_t *rows, int heads, int kv_heads, int d,
-                      float scale, float *scores, float *out, int ldo) {
+INLINE void gathered(const anira_kv_type type, const Gather *g, const Queries *x, float scale, float *out, size_t ldo) {
+    const int heads = g->kv_heads * g->shared;
+    dot_keys(type, g, x, scale);
+    for (int r = 0; r < x->m; r++)
+        for (int h = 0; h < heads; h++) softmax(x->scores + (size_t)(r * heads + h) * x->pitch, x->counts[r]);
+    weigh_values(type, g, x, out, ldo);
+}
+
+// ---- many queries that share a list -------------------------------------------------------------------------
+
+// Twelve vectors of sums for the dot products, eight for the values: as many as AVX2 has room for beside their inputs.
+enum { GROUP = 12, TILE_QUERIES = 3, VALUE_QUERIES = 2, VALUE_BLOCK = 64 };
+
+// Eight vectors of eight, turned.
+INLINE void transpose8(v8 v[8]) {
+    v8 t[8], u[8];
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        t[2 * i + 1] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int half = 0; half < 8; half += 4)
+        for (int i = 0; i < 2; i++) {
+            u[half + i] = __builtin_shufflevector(t[half + i], t[half + i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            u[half + i + 2] = __builtin_shufflevector(t[half + i], t[half + i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        v[i] = __builtin_shufflevector(u[i], u[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        v[i + 4] = __builtin_shufflevector(u[i], u[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
+// keys: [panels of 16 positions][padded][16]; values: [positions][padded]; zeros from d on and past the last position.
+INLINE void pack_head(const anira_kv_type type, const Gather *g, int kv, int padded, float *keys, float *values) {
+    const int d = g->d;
+    const size_t at = (size_t)(kv * d);
+    for (int first = 0; first < g->count; first += 8) {
+        const char *rows[8];
+        for (int j = 0; j < 8; j++) rows[j] = first + j < g->count ? cache_row(g, first + j) : NULL;
+        float *panel = keys + (size_t)(first & ~15) * (size_t)padded + (first & 8);
+        for (int i = 0; i < padded; i += 16) {
+            v8 low[8], high[8];
+            for (int j = 0; j < 8; j++) {
+                v16 v = splat(0);
+                if (rows[j] && i < d) v = load_first_cached(type, rows[j], g->cache->keys + at + (size_t)i, d - i);
+                low[j] = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+                high[j] = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+            }
+            transpose8(low);
+            transpose8(high);
+            for (int j = 0; j < 8; j++) {
+                memcpy(panel + (i + j) * 16, &low[j], sizeof low[j]);
+                memcpy(panel + (i + 8 + j) * 16, &high[j], sizeof high[j]);
+            }
+        }
+        for (int j = 0; j < 8 && rows[j]; j++)
+            for (int i = 0; i < padded; i += 16)
+                store(values + (size_t)(first + j) * (size_t)padded + i,
+                      i < d ? load_first_cached(type, rows[j], g->cache->values + at + (size_t)i, d - i) : splat(0));
+    }
+}
+
+// Lanes l and l + 8 of the dot products of n queries with sixteen keys, added.
+INLINE void lane_pair(const int n, const float *q, int padded, const float *panel, int l, v16 *sum) {
+    v16 a[TILE_QUERIES], b[TILE_QUERIES];
+#pragma clang loop unroll(full)
+    for (int r = 0; r < n; r++) a[r] = b[r] = splat(0);
+    for (int i = l; i < padded; i += 16) {
+        v16 low = load(panel + i * 16);
+#pragma clang loop unroll(full)
+        for (int r = 0; r < n; r++) a[r] = fma16(splat(q[r * padded + i]), low, a[r]);
+        v16 high = load(panel + (i + 8) * 16);
+#pragma clang loop unroll(full)
+        for (int r = 0; r < n; r++) b[r] = fma16(splat(q[r * padded + i + 8]), high, b[r]);
+    }
+#pragma clang loop unroll(full)
+    for (int r = 0; r < n; r++) sum[r] = a[r] + b[r];
+}
+
+// scores[r, 0..<16] = q[r] . key * scale for n queries and a panel of keys.  n is a constant.
+INLINE void dot_panel(const int n, const float *q, int padded, const float *panel, float scale, float *scores,
+                      size_t pitch) {
+    v16 folded[4][TILE_QUERIES];
+    for (int l = 0; l < 4; l++) {
+        v16 other[TILE_QUERIES];
+        lane_pair(n, q, padded, panel, l, folded[l]);
+        lane_pair(n, q, padded, panel, l + 4, other);
+        for (int r = 0; r < n; r++) folded[l][r] += other[r];
+    }
+    for (int r = 0; r < n; r++)
+        store(scores + (size_t)r * pitch, ((folded[0][r] + folded[2][r]) + (folded[1][r] + folded[3][r])) * scale);
+}
+
+// out[r, 0..<16*chunks] += sum over `positions` of weights[r, j] * values[j], in sequence.  n and chunks are constants.
+INLINE void weigh_tile(const int n, const int chunks, const float *weights, size_t pitch, const float *values,
+                       int padded, int positions, float *out) {
+    v16 acc[VALUE_QUERIES][2];
+#pragma clang loop unroll(full)
+    for (int r = 0; r < n; r++)
+#pragma clang loop unroll(full)
+        for (int c = 0; c < chunks; c++) acc[r][c] = load(out + r * padded + 16 * c);
+    for (int j = 0; j < positions; j++)
+#pragma clang loop unroll(full)
+        for (int c = 0; c < chunks; c++) {
+            v16 value = load(values + (size_t)j * (size_t)padded + 16 * c);
+#pragma clang loop unroll(full)
+            for (int r = 0; r < n; r++) acc[r][c] = fma16(splat(weights[(size_t)r * pitch + j]), value, acc[r][c]);
+        }
+#pragma clang loop unroll(full)
+    for (int r = 0; r < n; r++)
+#pragma clang loop unroll(full)
+        for (int c = 0; c < chunks; c++) store(out + r * padded + 16 * c, acc[r][c]);
+}
+
+// The same for n ≤ VALUE_QUERIES and a whole head.
+static void weigh_block(int n, const float *weights, size_t pitch, const float *values, int padded, int positions,
+                        float *out) {
+    int i = 0;
+    for (; padded - i >= 32; i += 32)
+        if (n == 2) weigh_tile(2, 2, weights, pitch, values + i, padded, positions, out + i);
+        else weigh_tile(1, 2, weights, pitch, values + i, padded, positions, out + i);
+    for (; i < padded; i += 16)
+        for (int r = 0; r < n; r++)
+            weigh_tile(1, 1, weights + (size_t)r * pitch, pitch, values + i, padded, positions, out + r * padded + i);
+}
+
+// All queries' heads that read KV head kv, GROUP at a time.
+static void attend_packed(const Gather *g, const Queries *x, int kv, int padded, const float *keys, const float *values,
+                        float *work, float scale, float *out, size_t ldo) {
+    float *q = work, *sum = q + GROUP * padded, *scores = sum + GROUP * padded;
+    for (int first = 0, total = x->m * g->shared; first < total; first += GROUP) {
+        const int n = total - first < GROUP ? total - first : GROUP;
+        int counts[GROUP], most = 0;
+        memset(q, 0, (size_t)(2 * GROUP * padded) * sizeof(float));
+        for (int i = 0; i < n; i++) {
+            const int r = (first + i) / g->shared, h = kv * g->shared + (first + i) % g->shared;
+            memcpy(q + i * padded, x->q + (size_t)r * x->ldq + h * g->d, (size_t)g->d * sizeof(float));
+            counts[i] = x->counts[r];
+            most = counts[i] > most ? counts[i] : most;
+        }
+        for (int position = 0; position < most; position += 16) {
+            const float *panel = keys + (size_t)position * (size_t)padded;
+            for (int i = 0; i < n; i += TILE_QUERIES) {
+                float *to = scores + (size_t)i * x->pitch + position;
+                if (n - i >= 3) dot_panel(3, q + i * padded, padded, panel, scale, to, x->pitch);
+                else if (n - i == 2) dot_panel(2, q + i * padded, padded, panel, scale, to, x->pitch);
+                else dot_panel(1, q + i * padded, padded, panel, scale, to, x->pitch);
+            }
+        }
+        for (int i = 0; i < n; i++) softmax(scores + (size_t)i * x->pitch, counts[i]);
+        for (int from = 0; from < most; from += VALUE_BLOCK)
+            for (int i = 0, here; i < n; i += here) {
+                here = n - i < VALUE_QUERIES ? n - i : VALUE_QUERIES;
+                // What all queries of the tile see, then each one's rest.
+                int end = from + VALUE_BLOCK, common = end;
+                for (int r = 0; r < here; r++) common = counts[i + r] < common ? counts[i + r] : common;
+                if (common < from) common = from;
+                weigh_block(here, scores + (size_t)i * x->pitch + from, x->pitch, values + (size_t)from * (size_t)padded,
+                            padded, common - from, sum + i * padded);
+                for (int r = i; r < i + here; r++) {
+                    int rest = (counts[r] < end ? counts[r] : end) - common;
+                    if (rest > 0)
+                        weigh_block(1, scores + (size_t)r * x->pitch + common, x->pitch,
+                                    values + (size_t)common * (size_t)padded, padded, rest, sum + r * padded);
+                }
+            }
+        for (int i = 0; i < n; i++) {
+            const int r = (first + i) / g->shared, h = kv * g->shared + (first + i) % g->shared;
+            memcpy(out + (size_t)r * ldo + h * g->d, sum + i * padded, (size_t)g->d * sizeof(float));
+        }
+    }
+}
+
+INLINE void packed(const anira_kv_type type, const Gather *g, const Queries *x, float scale, float *out, size_t ldo) {
+    const int padded = (g->d + 15) & ~15;
+    float *keys = x->scores, *values = keys + x->pitch * (size_t)padded, *work = values + x->pitch * (size_t)padded;
+    for (int kv = 0; kv < g->kv_heads; kv++) {
+        pack_head(type, g, kv, padded, keys, values);
+        attend_packed(g, x, kv, padded, keys, values, work, scale, out, ldo);
+    }
+}
+
+// ---- either -------------------------------------------------------------------------------------------------
+
+INLINE void attend(const anira_kv_type type, const Gather *g, const Queries *x, float scale, float *out, size_t ldo) {
+    if (x->m * g->shared >= ANIRA_PACKED_QUERIES) return packed(type, g, x, scale, out, ldo);
+    gathered(type, g, x, scale, out, ldo);
+}
+
+static void attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
+                      const uint32_t *rows, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
+                      int ldo) {
     int count = 0;
     for (int r = 0; r < m; r++) count = counts[r] > count ? counts[r] : count;
-    const Gather gather = {cache, stride, rows, count, kv_heads, heads / kv_heads, d};
-    const Queries queries = {q, (size_t)ldq, counts, m, scores, ((size_t)count + 15) & ~(size_t)15};
-    dot_keys(&gather, key_offset, &queries, scale);
-    for (int r = 0; r < m; r++)
-        for (int h = 0; h < heads; h++) softmax(scores + (size_t)(r * heads + h) * queries.pitch, counts[r]);
-    weigh_values(&gather, value_offset, &queries, out, (size_t)ldo);
+    const Gather g = {cache, rows, count, kv_heads, heads / kv_heads, d};
+    const Queries x = {q, (size_t)ldq, counts, m, scratch, ((size_t)count + 15) & ~(size_t)15};
+    switch (cache->type) {
+    case ANIRA_KV_F32: return attend(ANIRA_KV_F32, &g, &x, scale, out, (size_t)ldo);
+    case ANIRA_KV_F16: return attend(ANIRA_KV_F16, &g, &x, scale, out, (size_t)ldo);
+    case ANIRA_KV_BF16: return attend(ANIRA_KV_BF16, &g, &x, scale, out, (size_t)ldo);
+    }
 }

@@ -14,7 +14,7 @@ static inline const Variant *variant(void) { return atomic_load_explicit(&chosen
 static const Variant *supported(const char *name) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
                  && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     if (avx512 && (!name || !strcmp(name, anira_avx512.name))) return &anira_avx512;
@@ -101,11 +101,23 @@ float anira_logsumexp(const float *x, int n) { return variant()->logsumexp(x, n)
 
 int anira_argmax(const float *x, int n) { return variant()->argmax(x, n); }
 
-void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const float *cache, size_t stride,
-                     size_t key_offset, size_t value_offset, const uint32_t *rows, int heads, int kv_heads, int d,
-                     float scale, float *scores, float *out, int ldo) {
-    variant()->attention(q, ldq, counts, m, cache, stride, key_offset, value_offset, rows, heads, kv_heads, d, scale,
-                         scores, out, ldo);
+void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
+                     const uint32_t *rows, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
+                     int ldo) {
+    variant()->attention(q, ldq, counts, m, cache, rows, heads, kv_heads, d, scale, scratch, out, ldo);
+}
+
+size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d) {
+    size_t columns = ((size_t)count + 15) & ~(size_t)15, padded = ((size_t)d + 15) & ~(size_t)15;
+    // Scores of every query, or a head's keys and values and the queries, sums and scores of a group of twelve.
+    int shared = heads / kv_heads, few = (ANIRA_PACKED_QUERIES - 1) / shared;
+    size_t gathered = (size_t)(m < few ? m : few) * (size_t)heads * columns;
+    size_t packed = m * shared < ANIRA_PACKED_QUERIES ? 0 : 2 * columns * padded + 12 * (2 * padded + columns);
+    return gathered > packed ? gathered : packed;
+}
+
+void anira_store_cached(anira_kv_type type, const float *x, int n, void *out) {
+    variant()->store_cached(type, x, n, out);
 }
 
 float anira_sum(const float *x, size_t n) { return variant()->sum_all(x, n); }

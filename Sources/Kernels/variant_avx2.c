@@ -8,7 +8,7 @@
 #define TILE_PANELS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
 #define TILES(T) T(1, 4) T(1, 1) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #include "vector.h"
 
 typedef int16_t pairs_of_16 __attribute__((vector_size(64)));

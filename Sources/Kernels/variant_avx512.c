@@ -10,7 +10,7 @@
     T(7, 2) T(7, 1) T(8, 2) T(8, 1) T(9, 2) T(9, 1) T(10, 2) T(10, 1) T(11, 2) T(11, 1) T(12, 2) T(12, 1)
 
 #pragma clang attribute push(                                                                                     \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function)
 #include "vector.h"
 
 typedef int16_t pairs_of_16 __attribute__((vector_size(64)));

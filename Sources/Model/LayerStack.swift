@@ -7,10 +7,12 @@ import Kernels
 
 /// Where a batch reads and writes keys and values. Filled by the stage that owns the cache.
 public struct CacheView {
-    /// First float of cache row 0.
-    public var arena: UnsafeMutablePointer<Float>
-    /// Floats between cache rows.
+    /// Cache row 0.
+    public var arena: UnsafeMutableRawPointer
+    /// Bytes between cache rows.
     public var stride: Int
+    /// How their elements are held.
+    public var type: anira_kv_type
     /// Per batch row: the cache row its own keys and values go to.
     public var writes: [UInt32] = []
     /// Visible cache rows, several lists back to back.
@@ -22,15 +24,16 @@ public struct CacheView {
     /// Per batch row: its position in the session.
     public var positions: [Int] = []
 
-    public init(arena: UnsafeMutablePointer<Float>, stride: Int) {
+    public init(arena: UnsafeMutableRawPointer, stride: Int, type: anira_kv_type) {
         self.arena = arena
         self.stride = stride
+        self.type = type
     }
 
     /// How many rows from `row` on share its list.
-    func shared(from row: Int, to end: Int, most: Int) -> Int {
+    func shared(from row: Int, to end: Int) -> Int {
         var last = row + 1
-        while last < min(end, row + most), starts[last] == starts[row] { last += 1 }
+        while last < end, starts[last] == starts[row] { last += 1 }
         return last - row
     }
 
@@ -64,7 +67,7 @@ public final class LayerStack {
     private let kv = Scratch()  // [M, 2W]
     private let attended = Scratch()  // [M, heads·D]
     private let inner = Scratch()  // [M, I]
-    private let scores = Scratch()  // [heads, C + 16]
+    private let scratch = Scratch()  // of attention
 
     /// Number of layers L.
     public var count: Int { layers.count }
@@ -116,8 +119,9 @@ public final class LayerStack {
         for row in 0..<m {
             let pair = kv + row * 2 * w
             rope.rotate(pair, heads: c.numKeyValueHeads, position: cache.positions[row])
-            let place = cache.arena + Int(cache.writes[row]) * cache.stride + index * 2 * w
-            place.update(from: pair, count: 2 * w)
+            let size = cache.type == ANIRA_KV_F32 ? 4 : 2
+            let place = cache.arena + Int(cache.writes[row]) * cache.stride + index * 2 * w * size
+            anira_store_cached(cache.type, pair, Int32(2 * w), place)
         }
     }
 
@@ -130,8 +134,9 @@ public final class LayerStack {
         let attended = attended.floats(m * width)
         for row in 0..<m { rope.rotate(q + row * width, heads: c.numAttentionHeads, position: cache.positions[row]) }
         let split = Split(cache, rows: m, heads: c.numKeyValueHeads, width: width)
-        let room = Split.together * c.numAttentionHeads * (split.longest + 16)
-        let scores = scores.floats(split.parts * room)
+        let room = anira_attention_scratch(
+            Int32(m), Int32(c.numAttentionHeads), Int32(c.numKeyValueHeads), Int32(split.longest), Int32(d))
+        let scratch = scratch.floats(split.parts * room)
         let (scale, shared) = (1 / Float(d).squareRoot(), c.numAttentionHeads / c.numKeyValueHeads)
         let (visible, counts) = (cache.visible, cache.counts)
         visible.withUnsafeBufferPointer { visible in
@@ -141,12 +146,13 @@ public final class LayerStack {
                     let (offset, place) = (heads.lowerBound * shared * d, index * 2 * w + heads.lowerBound * d)
                     var row = split.rows(part).lowerBound
                     while row < split.rows(part).upperBound {
-                        let together = cache.shared(from: row, to: split.rows(part).upperBound, most: Split.together)
+                        let together = cache.shared(from: row, to: split.rows(part).upperBound)
+                        var rows = anira_cache(
+                            type: cache.type, rows: cache.arena, stride: cache.stride, keys: place, values: place + w)
                         anira_attention(
-                            q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(together),
-                            cache.arena, cache.stride, place, place + w, visible.baseAddress! + cache.starts[row],
-                            Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scores + part * room,
-                            attended + row * width + offset, Int32(width))
+                            q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(together), &rows,
+                            visible.baseAddress! + cache.starts[row], Int32(heads.count * shared), Int32(heads.count),
+                            Int32(d), scale, scratch + part * room, attended + row * width + offset, Int32(width))
                         row += together
                     }
                 }
@@ -174,8 +180,6 @@ public final class LayerStack {
 
 /// How attention is shared out: rows where there are many, heads where there are few and the context is long.
 private struct Split {
-    /// Most rows that read a list together: their scores stay in the second-level cache.
-    static let together = 8
     let parts: Int
     /// Most visible positions of a row.
     let longest: Int

@@ -72,7 +72,7 @@ public final class CoreStage: Stage {
         let capacity = limits.all * c.hiddenSize
         h = .allocate(capacity: capacity)
         exited = .allocate(capacity: capacity)
-        cache = CacheView(arena: store.arena, stride: store.stride)
+        cache = CacheView(arena: store.arena, stride: store.stride, type: store.type.kernelType)
         exitCache = cache
         figures.depthHistogram = [UInt32](repeating: 0, count: c.maxDepth)
     }

@@ -19,7 +19,7 @@ public struct BatchQueue {
         self.store = store
         self.admission = admission
         self.limits = limits
-        cache = CacheView(arena: store.arena, stride: store.stride)
+        cache = CacheView(arena: store.arena, stride: store.stride, type: store.type.kernelType)
     }
 
     public mutating func append(_ work: Work) { waiting.append(work, iterations: 1) }

@@ -17,6 +17,8 @@ public struct WorkerConfiguration: Sendable {
     public var durability = Durability.process
     public var residentMiB = 1024
     public var limits = RowLimits()
+    /// How keys and values are held.
+    public var kv = StoredType.f32
     /// Bytes of work the Router may have handed over and not got back.
     public var creditMiB = 64
     /// Size limits of the unnamed, finished sessions kept for inspection.
@@ -43,9 +45,11 @@ public struct WorkerConfiguration: Sendable {
             case .core: CacheShape(layers: c.numCoreLayers, width: c.keyValueSize, maxEntries: c.maxEntries)
             case .coda: CacheShape(layers: c.numCodaLayers, width: c.keyValueSize, maxEntries: 1)
             }
-        return KVStoreConfiguration(
+        var store = KVStoreConfiguration(
             directory: data.map { "\($0)/kv/\(stage.cacheName)/\(name)" }, stage: stage.cacheName, shape: shape,
             fingerprint: checkpoint.fingerprint, residentBytes: residentMiB << 20, durability: durability)
+        store.storedType = kv
+        return store
     }
 }
 

@@ -36,7 +36,7 @@ func withBenchEngine<R>(
     }
     try shape.write(to: folder.path)
     let checkpoint = try compute.checkpoint(folder.path)
-    return try body(checkpoint, try LocalEngine(checkpoint))
+    return try body(checkpoint, try LocalEngine(checkpoint, kv: compute.kv))
 }
 
 /// A prompt of `length` tokens and `new` more, with a depth policy.

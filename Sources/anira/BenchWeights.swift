@@ -1,6 +1,7 @@
 import ArgumentParser
 import Engine
 import Foundation
+import KVStore
 import Kernels
 import Messaging
 import Model
@@ -11,17 +12,17 @@ import Training
 struct BenchWeights: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "weights",
-        abstract: "What bf16 and int8 weights change: logits, predictions and depths against f32, in this process.",
+        abstract: "What shorter weights, keys and values change: logits, predictions and depths against f32.",
         discussion: """
             Scores rows of the task that a checkpoint was trained on (its training.json), or random tokens, with each \
-            format. Depths are the model's own, so a changed depth shows in the logits too.
+            format, in this process. Depths are the model's own, so a changed depth shows in the logits too.
             """)
     @Option(help: "Checkpoint folder.") var model: String
     @Option(help: "Rows scored.") var rows = 400
     @Flag(help: "Print the results as JSON.") var json = false
 
     struct Row: Codable {
-        var weights: String
+        var format: String
         var tokens: Int
         /// |logit − f32's|.
         var meanLogitError: Double
@@ -40,19 +41,22 @@ struct BenchWeights: ParsableCommand {
 
     func run() throws {
         let prompts = try prompts()
-        let reference = try scores(.f32, prompts)
-        var table = [compare(.f32, reference, reference)]
-        for format in [WeightFormat.bf16, .int8] {
-            table.append(compare(format, try scores(format, prompts), reference))
+        let reference = try scores(.f32, .f32, prompts)
+        var table = [compare("f32", reference, reference)]
+        for weights in [WeightFormat.bf16, .int8] {
+            table.append(compare("weights \(weights.rawValue)", try scores(weights, .f32, prompts), reference))
+        }
+        for kv in [StoredType.f16, .bf16] {
+            table.append(compare("kv \(kv.rawValue)", try scores(.f32, kv, prompts), reference))
         }
         progress(nil)
         if json { return try printJSON(table) }
         print(
             "\(model): \(rows) rows, \(table[0].tokens) tokens, logits up to \(String(format: "%.1f", table[0].largestLogit))"
         )
-        print("weights   mean |Δlogit|   largest   predictions changed   depths changed   mean depth")
+        print("               mean |Δlogit|   largest   predictions changed   depths changed   mean depth")
         for row in table {
-            let name = row.weights.padding(toLength: 7, withPad: " ", startingAt: 0)
+            let name = row.format.padding(toLength: 12, withPad: " ", startingAt: 0)
             print(
                 String(
                     format: "%@ %15.5f %9.4f %20.3f%% %15.3f%% %12.3f", name, row.meanLogitError, row.largestLogitError,
@@ -90,11 +94,11 @@ struct BenchWeights: ParsableCommand {
         }
     }
 
-    private func scores(_ format: WeightFormat, _ prompts: [[Int32]]) throws -> Scores {
-        let engine = try LocalEngine(try Checkpoint(directory: model, weights: format), residentMiB: 256)
+    private func scores(_ weights: WeightFormat, _ kv: StoredType, _ prompts: [[Int32]]) throws -> Scores {
+        let engine = try LocalEngine(try Checkpoint(directory: model, weights: weights), kv: kv, residentMiB: 256)
         var found = Scores()
         for (index, tokens) in prompts.enumerated() {
-            progress("\(format.rawValue): \(index + 1) of \(prompts.count) rows")
+            progress("weights \(weights.rawValue), kv \(kv.rawValue): \(index + 1) of \(prompts.count) rows")
             var request = ClientRequest()
             request.id = "\(index)"
             request.score.tokens = tokens
@@ -108,12 +112,12 @@ struct BenchWeights: ParsableCommand {
         return found
     }
 
-    private func compare(_ format: WeightFormat, _ found: Scores, _ reference: Scores) -> Row {
+    private func compare(_ format: String, _ found: Scores, _ reference: Scores) -> Row {
         let errors = zip(found.logits.joined(), reference.logits.joined()).map { Double(abs($0 - $1)) }
         let depths = zip(found.depths.joined(), reference.depths.joined()).map { $0 != $1 }
         let changed = zip(found.predictions.joined(), reference.predictions.joined()).count { $0 != $1 }
         return Row(
-            weights: format.rawValue, tokens: depths.count,
+            format: format, tokens: depths.count,
             meanLogitError: errors.reduce(0, +) / Double(max(1, errors.count)), largestLogitError: errors.max() ?? 0,
             largestLogit: Double(reference.logits.joined().map(abs).max() ?? 0),
             predictionsChanged: Double(changed) / Double(max(1, depths.count)),

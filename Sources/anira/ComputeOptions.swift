@@ -1,9 +1,11 @@
 import ArgumentParser
 import Foundation
+import KVStore
 import Kernels
 import Model
 
 extension WeightFormat: ExpressibleByArgument {}
+extension StoredType: ExpressibleByArgument {}
 
 /// How this process computes.
 struct ComputeOptions: ParsableArguments {
@@ -12,6 +14,14 @@ struct ComputeOptions: ParsableArguments {
             "How weights are held: f32, bf16 or int8. All services of a suite need the same one.",
             discussion: "bf16 and int8 change logits a little and some depths: `anira bench weights` says how much."))
     var weights = WeightFormat.f32
+    @Option(
+        help: ArgumentHelp(
+            "How cached keys and values are held: f32, f16 or bf16. All services of a suite need the same one.",
+            discussion: """
+                The short ones halve the cache in memory and on disk, and what a long context costs; they change logits \
+                a little (`anira bench weights`). Sessions written in another type are computed again.
+                """))
+    var kv = StoredType.f32
     @Option(
         name: .customLong("threads"),
         help: ArgumentHelp(
@@ -34,6 +44,6 @@ struct ComputeOptions: ParsableArguments {
     /// The same options for a child process. workers: how many compute at the same time.
     func arguments(workers: Int) -> [String] {
         let shared = max(1, min(64, ProcessInfo.processInfo.activeProcessorCount / workers))
-        return ["--weights", weights.rawValue, "--threads", "\(givenThreads ?? shared)"]
+        return ["--weights", weights.rawValue, "--kv", kv.rawValue, "--threads", "\(givenThreads ?? shared)"]
     }
 }

@@ -26,7 +26,7 @@ struct TargetOptions: ParsableArguments {
     ) throws -> (reply: ClientReply, tensors: [Frame]) {
         let last: (reply: ClientReply, tensors: [Frame])
         if local {
-            let engine = try LocalEngine(try compute.checkpoint(model ?? ""), residentMiB: 256)
+            let engine = try LocalEngine(try compute.checkpoint(model ?? ""), kv: compute.kv, residentMiB: 256)
             let all = engine.replies(to: request)
             all.dropLast().forEach { onReply($0.reply) }
             last = all.last ?? (ClientReply(), [])

@@ -103,6 +103,7 @@ struct WorkerOptions: ParsableArguments {
         configuration.durability = durability
         configuration.residentMiB = residentMiB
         configuration.limits = rows.limits
+        configuration.kv = service.compute.kv
         // Nobody hands rows to a decider.
         if stage != .decider {
             configuration.inbox = inbox.map { $0 == "none" ? nil : $0 } ?? Self.inbox(beside: connect, name)

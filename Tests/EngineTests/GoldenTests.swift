@@ -1,5 +1,6 @@
 import Engine
 import Foundation
+import KVStore
 import Messaging
 import Model
 import Proto
@@ -43,13 +44,31 @@ struct GoldenTests {
         }
     }
 
-    @Test("Prefill, chunks and single tokens give the same bits", arguments: cases, [1, 3, 7])
-    func chunking(_ name: String, _ chunk: Int) throws {
+    @Test(
+        "Prefill, chunks and single tokens give the same bits", arguments: cases,
+        [(1, StoredType.f32), (3, .f32), (7, .f32), (1, .f16), (7, .bf16)])
+    func chunking(_ name: String, _ held: (chunk: Int, kv: StoredType)) throws {
         let golden = try Golden(name)
-        let whole = try LocalEngine(golden.checkpoint, residentMiB: 16)
-        let chunked = try LocalEngine(golden.checkpoint, residentMiB: 16, chunk: chunk)
+        let whole = try LocalEngine(golden.checkpoint, kv: held.kv, residentMiB: 16)
+        let chunked = try LocalEngine(golden.checkpoint, kv: held.kv, residentMiB: 16, chunk: held.chunk)
         let request = golden.expected.infer[0].request(id: "r")
         #expect(floats(whole.run([request])[0].tensors.first) == floats(chunked.run([request])[0].tensors.first))
+    }
+
+    @Test("Keys and values held shorter change logits a little", arguments: cases, [StoredType.f16, .bf16])
+    func shortKeys(_ name: String, _ kv: StoredType) throws {
+        let golden = try Golden(name)
+        var request = golden.expected.infer[0].request(id: "r")
+        // At one depth for both: a changed exit would be another computation.
+        request.score.depth = .with {
+            $0.policy = "fixed"
+            $0.value = 2
+        }
+        let exact = floats(try LocalEngine(golden.checkpoint, residentMiB: 16).run([request])[0].tensors.first)
+        let short = floats(try LocalEngine(golden.checkpoint, kv: kv, residentMiB: 16).run([request])[0].tensors.first)
+        let most = exact.map(abs).max() ?? 0
+        #expect(largestDifference(exact, short) > 0)
+        #expect(largestDifference(exact, short) < most * (kv == .f16 ? 0.002 : 0.02))
     }
 
     @Test("A request among many gives the same bits as alone", arguments: cases, [64, 5, 1])

@@ -34,7 +34,7 @@ import Testing
         #expect(store.extend(session: 1, by: 1))
         let row = store.appendEntry(session: 1, position: 0)
         let written: [Float] = [0, -0.0, 1, -1.5, 3.14159, 1e-3, 65000, -2e-5, .infinity, -.infinity]
-        for (index, float) in written.enumerated() { (store.arena + Int(row) * store.stride)[index] = float }
+        for (index, float) in written.enumerated() { store.set(row, index, float) }
         store.commit(session: 1, positions: 0..<1) { _ in }
         store.settle()
         store.release(session: 1)

@@ -51,10 +51,10 @@ final class StoreBench {
     }
 
     static func configuration(_ setup: Setup, _ path: String) -> KVStoreConfiguration {
-        let stride = (setup.shape.rowFloats + 15) / 16 * 16
+        let stride = (setup.shape.rowFloats * setup.type.size + 63) / 64 * 64
         var configuration = KVStoreConfiguration(
             directory: path, stage: "core", shape: setup.shape, fingerprint: setup.fingerprint,
-            residentBytes: setup.rows * stride * 4, durability: setup.durability)
+            residentBytes: setup.rows * stride, durability: setup.durability)
         configuration.storedType = setup.type
         configuration.mapBytes = setup.mapBytes
         (configuration.keepBytes, configuration.keepAgeMS) = (setup.keepBytes, setup.keepAgeMS)
@@ -98,7 +98,7 @@ final class StoreBench {
         counter += 1
         let floats = (0..<setup.shape.rowFloats).map { StoreBench.rounded(Float(counter) + Float($0) / 64, setup.type) }
         let row = store.appendEntry(session: session, position: position)
-        for (index, float) in floats.enumerated() { (store.arena + Int(row) * store.stride)[index] = float }
+        for (index, float) in floats.enumerated() { store.set(row, index, float) }
         naive[session]![position].append(floats)
     }
 
@@ -128,9 +128,7 @@ final class StoreBench {
                     count = expected.count
                 }
                 return zip(rows, expected).allSatisfy { row, entries in
-                    let floats = UnsafeBufferPointer(
-                        start: store.arena + Int(row) * store.stride, count: setup.shape.rowFloats)
-                    return floats.elementsEqual(entries[min(deepest, entries.count - 1)])
+                    store.floats(row) == entries[min(deepest, entries.count - 1)]
                 }
             }
     }

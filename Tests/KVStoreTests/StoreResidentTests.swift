@@ -4,7 +4,7 @@ import Testing
 
 @Suite("The resident tier stays in its budget")
 struct StoreResidentTests {
-    private func rowBytes(_ bench: StoreBench) -> Int { bench.store.stride * 4 }
+    private func rowBytes(_ bench: StoreBench) -> Int { bench.store.stride }
 
     @Test("extend is refused when nothing may be dropped, and works once something may")
     func refusal() throws {

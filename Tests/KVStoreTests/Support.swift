@@ -1,4 +1,5 @@
 import Foundation
+import Kernels
 import Testing
 
 @testable import KVStore
@@ -77,8 +78,14 @@ extension KVStore {
     func fill(_ session: UInt64, _ position: Int, _ entry: Int, writing: Int = 0) {
         let row = appendEntry(session: session, position: position)
         for index in 0..<shape.rowFloats {
-            (arena + Int(row) * stride)[index] = KVStoreTests.value(session, position, entry, index, writing: writing)
+            set(row, index, KVStoreTests.value(session, position, entry, index, writing: writing))
         }
+    }
+
+    /// Puts a float into an arena row, as the store's type holds it.
+    func set(_ row: UInt32, _ index: Int, _ float: Float) {
+        var float = float
+        anira_store_cached(type.kernelType, &float, 1, arena + Int(row) * stride + index * type.size)
     }
 
     /// Rows seen by a query at `deepest`.
@@ -92,7 +99,15 @@ extension KVStore {
     }
 
     func floats(_ row: UInt32) -> [Float] {
-        Array(UnsafeBufferPointer(start: arena + Int(row) * stride, count: shape.rowFloats))
+        let place = arena + Int(row) * stride
+        return (0..<shape.rowFloats).map { index in
+            switch type {
+            case .f32: return place.load(fromByteOffset: 4 * index, as: Float.self)
+            case .f16: return Float(place.load(fromByteOffset: 2 * index, as: Float16.self))
+            case .bf16:
+                return Float(bitPattern: UInt32(place.load(fromByteOffset: 2 * index, as: UInt16.self)) << 16)
+            }
+        }
     }
 
     /// Whether each position shows, at every depth, its deepest entry that is not deeper. entries, writings: what was

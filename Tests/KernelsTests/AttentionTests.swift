@@ -17,22 +17,37 @@ struct AttentionCase: Sendable {
     var rows: [UInt32] { (0..<count).map { UInt32(2 * (count - 1 - $0)) } }
 
     func fast(cache: [Float], offset: Int = 0) -> [Float] {
-        var scores = [Float](repeating: 0, count: heads * (count + 16))
-        var out = [Float](repeating: 0, count: heads * d)
-        anira_attention(
-            query, 0, [Int32(count)], 1, cache, stride, offset, offset + width, rows, Int32(heads), Int32(kvHeads),
-            Int32(d), 0.2, &scores, &out, 0)
+        run(query, [Int32(count)], cache: cache.map(\.bitPattern), ANIRA_KV_F32, offset: offset)
+    }
+
+    /// The same with keys and values held in two bytes each.
+    func short(_ type: anira_kv_type, cache: [Float]) -> [Float] {
+        var bits = [UInt16](repeating: 0, count: cache.count)
+        anira_store_cached(type, cache, Int32(cache.count), &bits)
+        return run(query, [Int32(count)], cache: bits, type)
+    }
+
+    private func run<Bits>(
+        _ queries: [Float], _ counts: [Int32], cache: [Bits], _ type: anira_kv_type, offset: Int = 0
+    ) -> [Float] {
+        let (m, n) = (Int32(counts.count), counts.max() ?? 0)
+        let room = anira_attention_scratch(m, Int32(heads), Int32(kvHeads), n, Int32(d))
+        var scratch = [Float](repeating: .nan, count: room)
+        var out = [Float](repeating: 0, count: counts.count * heads * d)
+        cache.withUnsafeBytes { bytes in
+            var rows = anira_cache(
+                type: type, rows: bytes.baseAddress, stride: stride * MemoryLayout<Bits>.size, keys: offset,
+                values: offset + width)
+            anira_attention(
+                queries, Int32(heads * d), counts, m, &rows, self.rows, Int32(heads), Int32(kvHeads), Int32(d), 0.2,
+                &scratch, &out, Int32(heads * d))
+        }
         return out
     }
 
     /// Several queries together, query r seeing the first counts[r] positions.
     func together(_ queries: [[Float]], counts: [Int32]) -> [Float] {
-        var scores = [Float](repeating: 0, count: queries.count * heads * (count + 16))
-        var out = [Float](repeating: 0, count: queries.count * heads * d)
-        anira_attention(
-            Array(queries.joined()), Int32(heads * d), counts, Int32(queries.count), cache, stride, 0, width, rows,
-            Int32(heads), Int32(kvHeads), Int32(d), 0.2, &scores, &out, Int32(heads * d))
-        return out
+        run(Array(queries.joined()), counts, cache: cache.map(\.bitPattern), ANIRA_KV_F32)
     }
 
     func naive() -> [Float] {
@@ -56,6 +71,19 @@ struct AttentionCase: Sendable {
         #expect(largestDifference(attention.fast(cache: attention.cache), attention.naive()) < 1e-5)
     }
 
+    @Test(arguments: [12, 64], [(1, 8), (8, 1)])
+    func `short keys and values are those floats rounded`(d: Int, heads: (query: Int, shared: Int)) {
+        // One query and, with eight query heads over one KV head, the packed way.
+        let attention = AttentionCase(
+            heads: heads.query * heads.shared, kvHeads: heads.query, d: d, count: 37)
+        let halves = attention.cache.map { Float(Float16($0)) }
+        #expect(bits(attention.short(ANIRA_KV_F16, cache: attention.cache)) == bits(attention.fast(cache: halves)))
+        let brief = attention.cache.map {
+            Float(bitPattern: ($0.bitPattern &+ 0x7fff &+ ($0.bitPattern >> 16 & 1)) & ~0xffff)
+        }
+        #expect(bits(attention.short(ANIRA_KV_BF16, cache: attention.cache)) == bits(attention.fast(cache: brief)))
+    }
+
     @Test func `one position shows its value`() {
         let attention = AttentionCase(heads: 2, kvHeads: 1, d: 12, count: 1)
         let value = attention.cache[12..<24]
@@ -69,11 +97,12 @@ struct AttentionCase: Sendable {
         #expect(bits(attention.fast(cache: shifted, offset: offset)) == bits(attention.fast(cache: attention.cache)))
     }
 
-    @Test(arguments: [1, 2, 3, 9])
-    func `queries together give what each gives alone`(m: Int) {
-        let counts = (0..<m).map { Int32(37 - (5 * $0) % 31) }
+    /// Also where so many share a list that it is packed first: groups of twelve, blocks of 64 positions.
+    @Test(arguments: [1, 2, 3, 9, 14, 40], [(24, 37), (64, 37), (33, 150), (16, 64)])
+    func `queries together give what each gives alone`(m: Int, shape: (d: Int, count: Int)) {
+        let counts = (0..<m).map { Int32(shape.count - (5 * $0) % (shape.count - 6)) }
         let cases = counts.indices.map {
-            AttentionCase(heads: 4, kvHeads: 2, d: 24, count: 37, seed: UInt64($0 * 2 + 1))
+            AttentionCase(heads: 4, kvHeads: 2, d: shape.d, count: shape.count, seed: UInt64($0 * 2 + 1))
         }
         let shared = cases[0]
         let found = shared.together(cases.map(\.query), counts: counts)

@@ -88,14 +88,32 @@ float anira_logsumexp(const float *x, int n);
 int anira_argmax(const float *x, int n);
 
 // ---- attention ----------------------------------------------------------------------------------------
-// m query rows, each against the first counts[row] of the gathered rows of a cache. rows[j] selects the cache row that
-// position j shows; its key for KV head g starts at cache + rows[j] * stride + key_offset + g * d, its value likewise at
-// value_offset. heads is a multiple of kv_heads; query head h reads KV head h / (heads / kv_heads).
-// counts are at least 1, d any size. scores: scratch of m * heads * (largest count + 16) floats. out: [m, heads * d], ldo
-// floats apart. Rows that share a list read it once.
-void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const float *cache, size_t stride,
-                     size_t key_offset, size_t value_offset, const uint32_t *rows, int heads, int kv_heads, int d,
-                     float scale, float *scores, float *out, int ldo);
+// How cached keys and values are held.
+typedef enum { ANIRA_KV_F32, ANIRA_KV_F16, ANIRA_KV_BF16 } anira_kv_type;
+
+// Rows of cached keys and values, `stride` bytes apart. The key for KV head g of a row begins at its element keys + g * d,
+// the value likewise at values + g * d.
+typedef struct {
+    anira_kv_type type;
+    const void *rows;
+    size_t stride;
+    size_t keys, values;
+} anira_cache;
+
+// n floats to n elements of a cache row, each to the nearest, halves to even.
+void anira_store_cached(anira_kv_type type, const float *x, int n, void *out);
+
+// From so many query heads over one KV head on, a list is copied before it is read. It changes no bit.
+enum { ANIRA_PACKED_QUERIES = 8 };
+
+// m query rows, each against the first counts[row] of the cache rows that `rows` selects: rows[j] is the one that position j
+// shows. heads is a multiple of kv_heads; query head h reads KV head h / (heads / kv_heads). counts are at least 1, d any
+// size. out: [m, heads * d], ldo floats apart. scratch: anira_attention_scratch floats. Rows that share a list read it once.
+void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
+                     const uint32_t *rows, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
+                     int ldo);
+// Enough for m rows and fewer, and `count` positions and fewer.
+size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d);
 
 // ---- limits ---------------------------------------------------------------------------------------------
 // Sum of n floats, as fast as memory delivers them: the read-bandwidth floor that benches compare with.
