@@ -3,6 +3,7 @@ import COpenBLAS
 import Client
 import Engine
 import Foundation
+import Histogram
 import Kernels
 import Messaging
 import Model
@@ -50,7 +51,7 @@ struct BenchDecode: ParsableCommand {
     @OptionGroup var shape: BenchModel
     @Option(help: "Fixed depth of every token.") var depth = 3
     @Option(help: "Concurrent sessions of the batch measurements.") var sessions = 32
-    @Option(help: "New tokens of each session and round.") var tokens = 48
+    @Option(help: "New tokens of each session and round.") var tokens = 64
     @Option(help: "Interleaved rounds.") var rounds = 5
     @OptionGroup var compute: ComputeOptions
     @Flag(help: "Leave the services out.") var localOnly = false
@@ -62,6 +63,9 @@ struct BenchDecode: ParsableCommand {
         var localBatchTokens = 0.0
         var suiteMicros = 0.0
         var suiteBatchTokens = 0.0
+        /// Between two tokens of a session, one alone and many.
+        var localP50 = 0.0, localP99 = 0.0, localBatchP50 = 0.0, localBatchP99 = 0.0
+        var suiteP50 = 0.0, suiteP99 = 0.0, suiteBatchP50 = 0.0, suiteBatchP99 = 0.0
     }
 
     struct Report: Codable {
@@ -98,14 +102,17 @@ struct BenchDecode: ParsableCommand {
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
         let checkpoint = try compute.checkpoint(model)
-        let engine = try LocalEngine(checkpoint)
+        let engine = try LocalEngine(checkpoint, kv: compute.kv)
         let floor = try WeightFloor(checkpoint, depth: depth)
         let suite =
             localOnly
             ? nil
             : try SuiteUnderTest(
                 model: model, data: folder.appendingPathComponent("data").path,
-                arguments: ["--weights", compute.weights.rawValue, "--threads", "\(compute.threads)"])
+                arguments: [
+                    "--weights", compute.weights.rawValue, "--kv", compute.kv.rawValue, "--threads",
+                    "\(compute.threads)",
+                ])
         defer { suite?.stop() }
         var measured: [Round] = []
         for round in 0..<rounds {
@@ -123,11 +130,21 @@ struct BenchDecode: ParsableCommand {
         let one = requests(1, "one-\(number)")
         let many = requests(sessions, "many-\(number)")
         let before = floor.micros(repeats: 10)
-        round.localMicros = 1e6 / (try engine.tokensPerSecond(one))
+        let local = try engine.decode(one)
         round.floorMicros = min(before, floor.micros(repeats: 10))
-        if let suite { round.suiteMicros = 1e6 / (try suite.tokensPerSecond(one)) }
-        round.localBatchTokens = try engine.tokensPerSecond(many)
-        if let suite { round.suiteBatchTokens = try suite.tokensPerSecond(many) }
+        let served = try suite?.decode(one)
+        let localMany = try engine.decode(many)
+        let servedMany = try suite?.decode(many)
+        round.localMicros = 1e6 / (try local.tokensPerSecond())
+        round.localBatchTokens = try localMany.tokensPerSecond()
+        (round.localP50, round.localP99) = (local.gapMicros(50), local.gapMicros(99))
+        (round.localBatchP50, round.localBatchP99) = (localMany.gapMicros(50), localMany.gapMicros(99))
+        if let served, let servedMany {
+            round.suiteMicros = 1e6 / (try served.tokensPerSecond())
+            round.suiteBatchTokens = try servedMany.tokensPerSecond()
+            (round.suiteP50, round.suiteP99) = (served.gapMicros(50), served.gapMicros(99))
+            (round.suiteBatchP50, round.suiteBatchP99) = (servedMany.gapMicros(50), servedMany.gapMicros(99))
+        }
         return round
     }
 
@@ -144,10 +161,12 @@ struct BenchDecode: ParsableCommand {
     }
 
     private func report(_ rounds: [Round]) -> Report {
-        let middle = Round(
-            floorMicros: median(rounds.map(\.floorMicros)), localMicros: median(rounds.map(\.localMicros)),
-            localBatchTokens: median(rounds.map(\.localBatchTokens)), suiteMicros: median(rounds.map(\.suiteMicros)),
-            suiteBatchTokens: median(rounds.map(\.suiteBatchTokens)))
+        var middle = Round()
+        let figures: [WritableKeyPath<Round, Double>] = [
+            \.floorMicros, \.localMicros, \.localBatchTokens, \.suiteMicros, \.suiteBatchTokens, \.localP50, \.localP99,
+            \.localBatchP50, \.localBatchP99, \.suiteP50, \.suiteP99, \.suiteBatchP50, \.suiteBatchP99,
+        ]
+        for figure in figures { middle[keyPath: figure] = median(rounds.map { $0[keyPath: figure] }) }
         return Report(
             machine: machineName(), commit: commitName(), kernels: String(cString: anira_kernels_variant()),
             depth: depth, sessions: sessions, medians: middle,
@@ -167,21 +186,23 @@ struct BenchDecode: ParsableCommand {
         print(String(format: "  weights' read time      %8.0f µs a token", m.floorMicros))
         print(
             String(
-                format: "  local engine, 1 session %8.0f µs a token    %.2f× the read time", m.localMicros,
-                report.localOverFloor))
+                format: "  local engine, 1 session %8.0f µs a token    %.2f× the read time    p50 %.0f, p99 %.0f µs",
+                m.localMicros, report.localOverFloor, m.localP50, m.localP99))
         print(
             String(
-                format: "  local engine, %2d        %8.0f tokens/s      %.1f× one session", sessions,
-                m.localBatchTokens, report.localBatchGain))
+                format: "  local engine, %2d        %8.0f tokens/s      %.1f× one session        p50 %.0f, p99 %.0f µs",
+                sessions, m.localBatchTokens, report.localBatchGain, m.localBatchP50, m.localBatchP99))
         if let over = report.suiteOverLocal, let gain = report.suiteBatchGain {
             print(
                 String(
-                    format: "  suite, 1 session        %8.0f µs a token    %.2f× the local engine", m.suiteMicros, over)
-            )
+                    format:
+                        "  suite, 1 session        %8.0f µs a token    %.2f× the local engine p50 %.0f, p99 %.0f µs",
+                    m.suiteMicros, over, m.suiteP50, m.suiteP99))
             print(
                 String(
-                    format: "  suite, %2d sessions      %8.0f tokens/s      %.1f× one session", sessions,
-                    m.suiteBatchTokens, gain))
+                    format:
+                        "  suite, %2d sessions      %8.0f tokens/s      %.1f× one session        p50 %.0f, p99 %.0f µs",
+                    sessions, m.suiteBatchTokens, gain, m.suiteBatchP50, m.suiteBatchP99))
         }
     }
 }
@@ -251,33 +272,52 @@ func commitName() -> String {
     }
 }
 
-/// Tokens per second of requests run together: from the moment every one has its first new token, so that the
-/// prompt is not counted, to the last token of all.
+/// Tokens per second of requests run together, and the times between one's tokens: from the moment every one has its
+/// first new token, so that no prompt is counted, to the first one's end, so that all run all the time.
 struct DecodeClock {
-    private var first: [String: UInt64] = [:]
+    /// When each request had its newest token.
+    private var newest: [String: UInt64] = [:]
     private var counted = 0
     private var start: UInt64 = 0
     private var end: UInt64 = 0
     private let total: Int
+    private var isOver = false
+    /// Nanoseconds.
+    private var gaps = Histogram<UInt64>(highestTrackableValue: 600_000_000_000)
 
     init(_ requests: Int) { total = requests }
 
     mutating func see(_ id: String) {
         let now = monotonicNanoseconds()
-        if first[id] == nil {
-            first[id] = now
-            if first.count == total { start = now }
-        } else if first.count == total {
+        if let before = newest.updateValue(now, forKey: id) {
+            guard newest.count == total, !isOver else { return }
             counted += 1
             end = now
+            if before >= start { gaps.record(now - before) }
+        } else if newest.count == total {
+            start = now
         }
     }
 
-    var tokensPerSecond: Double { Double(counted) / (Double(end - start) / 1e9) }
+    /// A request has ended.
+    mutating func finish() { isOver = true }
+
+    func tokensPerSecond() throws -> Double {
+        guard counted > 0 else {
+            throw RequestFailure(
+                code: "INVALID_ARGUMENT", message: "the first session ended before the last one began; raise --tokens")
+        }
+        return Double(counted) / (Double(end - start) / 1e9)
+    }
+
+    /// Microseconds from one token of a session to its next: percentile 0…100.
+    func gapMicros(_ percentile: Double) -> Double { Double(gaps.valueAtPercentile(percentile)) / 1000 }
 }
 
 extension LocalEngine {
-    func tokensPerSecond(_ requests: [ClientRequest]) throws -> Double {
+    func tokensPerSecond(_ requests: [ClientRequest]) throws -> Double { try decode(requests).tokensPerSecond() }
+
+    func decode(_ requests: [ClientRequest]) throws -> DecodeClock {
         var clock = DecodeClock(requests.count)
         for request in requests { submit(request) }
         var open = Set(requests.map(\.id))
@@ -289,11 +329,14 @@ extension LocalEngine {
                     if case .error(let error) = reply.reply {
                         throw RequestFailure(code: error.code, message: error.message)
                     }
-                    if reply.isLast { open.remove(reply.id) }
+                    if reply.isLast {
+                        clock.finish()
+                        open.remove(reply.id)
+                    }
                 }
             }
         }
-        return clock.tokensPerSecond
+        return clock
     }
 }
 
@@ -314,7 +357,9 @@ final class SuiteUnderTest {
         }
     }
 
-    func tokensPerSecond(_ requests: [ClientRequest]) throws -> Double {
+    func tokensPerSecond(_ requests: [ClientRequest]) throws -> Double { try decode(requests).tokensPerSecond() }
+
+    func decode(_ requests: [ClientRequest]) throws -> DecodeClock {
         let client = try Client(endpoint: endpoint, context: Context())
         var clock = DecodeClock(requests.count)
         for request in requests { try client.send(request) }
@@ -323,9 +368,12 @@ final class SuiteUnderTest {
             let (reply, _) = try client.receive(seconds: 60)
             if case .token = reply.reply { clock.see(reply.id) }
             if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
-            if reply.isLast { open.remove(reply.id) }
+            if reply.isLast {
+                clock.finish()
+                open.remove(reply.id)
+            }
         }
-        return clock.tokensPerSecond
+        return clock
     }
 
     func stop() {

@@ -69,14 +69,15 @@ struct BenchBatch: ParsableCommand {
         commandName: "batch",
         abstract: "Tokens a second from 1 to 128 sessions, at one depth and mixed, in this process.",
         discussion: """
-            "of the limit": the tokens a second that sgemm's peak allows. "of the ceiling" compares mixed depths with what \
+            "of the limit": the tokens a second that sgemm's peak allows, measured before and after each round's \
+            tokens; p50 and p99 are times from one token of a session to its next. "of the ceiling" compares mixed depths with what \
             skipped iterations could save at most: (F₀ + K·F_c) / (F₀ + d̄·F_c) over the measured throughput at depth K.
             """)
     @OptionGroup var shape: BenchModel
     @OptionGroup var compute: ComputeOptions
     @Option(help: "Fixed depth, and mean of the mixed ones.") var depth = 3
     @Option(help: "Comma-separated numbers of sessions.") var sessions = "1,2,4,8,16,32,64,128"
-    @Option(help: "New tokens of each session and round.") var tokens = 32
+    @Option(help: "New tokens of each session and round.") var tokens = 64
     @Option(help: "Interleaved rounds.") var rounds = 3
     @Flag(help: "Print the results as JSON.") var json = false
 
@@ -88,6 +89,17 @@ struct BenchBatch: ParsableCommand {
         var deepest: Double
         var shareOfLimit: Double
         var shareOfCeiling: Double
+        /// Microseconds between a session's tokens at the fixed depth.
+        var p50: Double
+        var p99: Double
+    }
+
+    private struct Round {
+        var peak: Double
+        var fixed: Double
+        var gaps: DecodeClock
+        var mixed: Double
+        var deepest: Double
     }
 
     struct Report: Codable {
@@ -114,30 +126,37 @@ struct BenchBatch: ParsableCommand {
         }
         let report = try withBenchEngine(shape, compute) { _, engine in
             var peaks: [Double] = []
-            var found: [[(fixed: Double, mixed: Double, deepest: Double)]] = counts.map { _ in [] }
+            var found: [[Round]] = counts.map { _ in [] }
             for round in 0..<rounds {
                 for (index, count) in counts.enumerated() {
                     progress("round \(round + 1) of \(rounds), \(count) sessions")
-                    peaks.append(sgemmPeak(1024))
+                    let before = sgemmPeak(1024)
+                    let fixed = try measure(engine, count) { depths, _ in depths.fix(depth) }
+                    let peak = (before + sgemmPeak(1024)) / 2
+                    let mixed = try measure(engine, count) { $0.mix(mean: depth, count: 32 + tokens, offset: $1) }
+                    let deepest = try measure(engine, count) { depths, _ in depths.fix(shape.maxDepth) }
+                    peaks.append(peak)
                     found[index].append(
-                        (
-                            try measure(engine, count) { depths, _ in depths.fix(depth) },
-                            try measure(engine, count) { $0.mix(mean: depth, count: 32 + tokens, offset: $1) },
-                            try measure(engine, count) { depths, _ in depths.fix(shape.maxDepth) }
-                        ))
+                        Round(
+                            peak: peak, fixed: try fixed.tokensPerSecond(), gaps: fixed,
+                            mixed: try mixed.tokensPerSecond(), deepest: try deepest.tokensPerSecond()))
                 }
             }
             progress(nil)
-            let limits = Limits(shape, peaks.max() ?? 0)
+            let limits = Limits(shape, median(peaks))
             let rows = zip(counts, found).map { count, rounds in
                 let (mean, k) = (Double(depth), Double(shape.maxDepth))
                 let gain = limits.flops(depth: k) / limits.flops(depth: mean)
-                let fixed = median(rounds.map(\.fixed))
                 return Row(
-                    sessions: count, fixed: fixed, mixed: median(rounds.map(\.mixed)),
-                    deepest: median(rounds.map(\.deepest)),
-                    shareOfLimit: fixed / limits.ceiling(depth: mean, threads: compute.threads),
-                    shareOfCeiling: median(rounds.map { $0.mixed / ($0.deepest * gain) }))
+                    sessions: count, fixed: median(rounds.map(\.fixed)),
+                    mixed: median(rounds.map(\.mixed)), deepest: median(rounds.map(\.deepest)),
+                    shareOfLimit: median(
+                        rounds.map {
+                            $0.fixed
+                                / Limits(shape, $0.peak).ceiling(depth: mean, threads: compute.threads)
+                        }), shareOfCeiling: median(rounds.map { $0.mixed / ($0.deepest * gain) }),
+                    p50: median(rounds.map { $0.gaps.gapMicros(50) }),
+                    p99: median(rounds.map { $0.gaps.gapMicros(99) }))
             }
             return Report(
                 weights: compute.weights.rawValue, threads: compute.threads, limits: limits, rows: rows)
@@ -147,8 +166,8 @@ struct BenchBatch: ParsableCommand {
 
     private func measure(
         _ engine: LocalEngine, _ count: Int, _ depth: (inout Anira_V1_Depth, Int) -> Void
-    ) throws -> Double {
-        try engine.tokensPerSecond(
+    ) throws -> DecodeClock {
+        try engine.decode(
             (0..<count).map { index in
                 benchRequest("batch-\(index)", shape, length: 32, new: tokens) { depth(&$0, index) }
             })
@@ -161,13 +180,13 @@ struct BenchBatch: ParsableCommand {
                 + report.commit)
         print(String(format: "sgemm peak %.0f GFLOP/s a thread; tokens/s:", report.limits.peakGflops))
         print(
-            "sessions   depth \(depth)   of the limit   depths 1…\(2 * depth - 1)   of the ceiling   depth \(shape.maxDepth)"
+            "sessions   depth \(depth)   of the limit   p50 µs   p99 µs   depths 1…\(2 * depth - 1)   of the ceiling   depth \(shape.maxDepth)"
         )
         for row in report.rows {
             print(
                 String(
-                    format: "%8d%10.0f%14.0f%%%13.0f%16.0f%%%10.0f", row.sessions, row.fixed, 100 * row.shareOfLimit,
-                    row.mixed, 100 * row.shareOfCeiling, row.deepest))
+                    format: "%8d%10.0f%14.0f%%%9.0f%9.0f%13.0f%16.0f%%%10.0f", row.sessions, row.fixed,
+                    100 * row.shareOfLimit, row.p50, row.p99, row.mixed, 100 * row.shareOfCeiling, row.deepest))
         }
     }
 }
@@ -188,6 +207,8 @@ struct BenchPrefill: ParsableCommand {
         var milliseconds: Double
         var gflops: Double
         var shareOfPeak: Double
+        /// Milliseconds of the slowest round.
+        var slowest: Double
     }
 
     func run() throws {
@@ -197,35 +218,38 @@ struct BenchPrefill: ParsableCommand {
         }
         let rows = try withBenchEngine(shape, compute) { _, engine in
             lengths.map { length in
-                var peaks: [Double] = []
                 var times: [Double] = []
+                var speeds: [Double] = []
+                var shares: [Double] = []
                 var depth = 0.0
                 for round in 0...rounds {
                     progress("\(length) tokens, round \(round) of \(rounds)")
-                    peaks.append(sgemmPeak(1024))
+                    let before = sgemmPeak(1024)
                     let request = benchRequest("prefill-\(round)", shape, length: length, new: 1) { _ in }
                     var answer = ClientReply()
                     let time = seconds { answer = engine.run([request])[0].reply }
                     depth = Double(answer.completed.usage.meanDepth)
-                    if round > 0 { times.append(time) }
+                    let limits = Limits(shape, (before + sgemmPeak(1024)) / 2)
+                    guard round > 0 else { continue }
+                    times.append(time)
+                    speeds.append(limits.flops(depth: depth) * Double(length) / time / 1e9)
+                    shares.append(speeds[round - 1] / limits.peakGflops / Double(compute.threads))
                 }
-                let limits = Limits(shape, peaks.max() ?? 0)
-                let gflops = limits.flops(depth: depth) * Double(length) / median(times) / 1e9
                 return Row(
-                    tokens: length, meanDepth: depth, milliseconds: 1000 * median(times), gflops: gflops,
-                    shareOfPeak: gflops / limits.peakGflops / Double(compute.threads))
+                    tokens: length, meanDepth: depth, milliseconds: 1000 * median(times), gflops: median(speeds),
+                    shareOfPeak: median(shares), slowest: 1000 * (times.max() ?? 0))
             }
         }
         progress(nil)
         if json { return try printJSON(rows) }
         print(
             "\(machineName()), weights \(compute.weights.rawValue), \(compute.threads) threads, commit \(commitName())")
-        print("prompt   mean depth        ms   GFLOP/s   of sgemm's peak")
+        print("prompt   mean depth     p50 ms   slowest   GFLOP/s   of sgemm's peak")
         for row in rows {
             print(
                 String(
-                    format: "%6d%13.2f%10.1f%10.1f%17.0f%%", row.tokens, row.meanDepth, row.milliseconds, row.gflops,
-                    100 * row.shareOfPeak))
+                    format: "%6d%13.2f%11.1f%10.1f%10.1f%17.0f%%", row.tokens, row.meanDepth, row.milliseconds,
+                    row.slowest, row.gflops, 100 * row.shareOfPeak))
         }
     }
 }

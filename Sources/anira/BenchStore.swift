@@ -120,7 +120,8 @@ struct BenchStore: ParsableCommand {
             }
             for _ in 0..<entries {
                 let row = store.appendEntry(session: session, position: position)
-                (store.arena + Int(row) * store.stride).initializeMemory(as: Float.self, repeating: 1, count: 2 * hidden)
+                (store.arena + Int(row) * store.stride).initializeMemory(
+                    as: Float.self, repeating: 1, count: 2 * hidden)
             }
         }
     }

@@ -17,13 +17,16 @@ struct BenchSuite: ParsableCommand {
             One session is measured with one thread a process on both sides, many sessions with as many threads as there \
             are cores on both sides, and two core workers against one with one thread each. Open-loop load sends \
             requests at a fixed rate, whether or not earlier ones are answered, and reports times to the first token and \
-            of whole requests from when each should have been sent.
+            of whole requests from when each should have been sent. "beside prompts" is the time between the tokens of \
+            eight sessions, alone and while two prompts of 1,024 tokens are always in work.
             """)
     @OptionGroup var shape: BenchModel
+    @OptionGroup var rows: RowOptions
+    @Option(help: "Most positions of one prompt chunk.") var chunk = 64
     @Option(help: "How weights are held: f32, bf16 or int8.") var weights = WeightFormat.f32
     @Option(help: "Fixed depth of every token.") var depth = 3
     @Option(help: "Sessions together.") var sessions = 64
-    @Option(help: "New tokens of each session.") var tokens = 32
+    @Option(help: "New tokens of each session.") var tokens = 64
     @Option(help: "Interleaved rounds.") var rounds = 3
     @Option(help: "Seconds of open-loop load at each rate; 0 leaves it out.") var seconds = 10.0
     @Flag(help: "Print the results as JSON.") var json = false
@@ -55,6 +58,10 @@ struct BenchSuite: ParsableCommand {
         var storeOnOverOff = 0.0
         var twoCoresOverOne = 0.0
         var load: [Load] = []
+        /// Milliseconds between two tokens of eight sessions, alone and beside long prompts; medians of the rounds.
+        var gapAloneP50 = 0.0, gapAloneP99 = 0.0, gapBesideP50 = 0.0, gapBesideP99 = 0.0
+        /// Prompt tokens a second meanwhile.
+        var promptTokens = 0.0
     }
 
     func validate() throws {
@@ -73,7 +80,9 @@ struct BenchSuite: ParsableCommand {
         }
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
-        let bench = Services(folder: folder, model: model, weights: weights)
+        let bench = Services(
+            folder: folder, model: model,
+            arguments: ["--weights", weights.rawValue, "--chunk", "\(chunk)"] + rows.arguments)
         let engine = try LocalEngine(try Checkpoint(directory: model, weights: weights))
         var report = Report(weights: weights.rawValue)
         try measureOne(engine, bench, &report)
@@ -86,13 +95,13 @@ struct BenchSuite: ParsableCommand {
     private struct Services {
         let folder: URL
         let model: String
-        let weights: WeightFormat
+        let arguments: [String]
 
         /// Runs the services for a measurement; only what is compared is alive together.
         func with<R>(_ name: String, _ more: [String], _ body: (SuiteUnderTest) throws -> R) throws -> R {
             let suite = try SuiteUnderTest(
                 model: model, data: folder.appendingPathComponent(name).path,
-                arguments: ["--weights", weights.rawValue] + more)
+                arguments: arguments + more)
             defer { suite.stop() }
             return try body(suite)
         }
@@ -146,11 +155,65 @@ struct BenchSuite: ParsableCommand {
             report.suiteTokens = median(found.map(\.on))
             report.suiteShareOfLocal = median(found.map { $0.on / $0.local })
             report.storeOnOverOff = median(found.map { $0.on / $0.off })
+            try measurePrompts(on, &report)
             guard seconds > 0 else { return }
             progress("closed loop, whole requests")
-            let time = try anira.seconds { _ = try on.tokensPerSecond(requests(4 * sessions, "whole", depth)) }
+            let time = try anira.seconds { _ = try on.decode(requests(4 * sessions, "whole", depth)) }
             report.load = try load(on, requestsPerSecond: Double(4 * sessions) / time)
         }
+    }
+
+    /// Eight sessions that decode, alone and beside long prompts.
+    private func measurePrompts(_ suite: SuiteUnderTest, _ report: inout Report) throws {
+        let found = try rounds("beside prompts") { round in
+            (
+                alone: try decode(suite, "alone-\(round)", beside: 0).clock,
+                beside: try decode(suite, "beside-\(round)", beside: 2)
+            )
+        }
+        report.gapAloneP50 = median(found.map { $0.alone.gapMicros(50) / 1000 })
+        report.gapAloneP99 = median(found.map { $0.alone.gapMicros(99) / 1000 })
+        report.gapBesideP50 = median(found.map { $0.beside.clock.gapMicros(50) / 1000 })
+        report.gapBesideP99 = median(found.map { $0.beside.clock.gapMicros(99) / 1000 })
+        report.promptTokens = median(found.map(\.beside.promptTokens))
+    }
+
+    /// prompts: how many long ones are always in work meanwhile.
+    private func decode(
+        _ suite: SuiteUnderTest, _ id: String, beside prompts: Int
+    ) throws -> (clock: DecodeClock, promptTokens: Double) {
+        let client = try Client(endpoint: suite.endpoint, context: Context())
+        let length = 1024
+        let decoding = (0..<8).map { index in
+            benchRequest("\(id)-\(index)", shape, length: 32, new: tokens) { $0.fix(depth) }
+        }
+        var clock = DecodeClock(decoding.count)
+        var open = Set(decoding.map(\.id))
+        var sent: Set<String> = []
+        var answered = 0
+        func prompt() throws {
+            let request = benchRequest("\(id)-prompt", shape, length: length, new: 1) { $0.fix(depth) }
+            sent.insert(request.id)
+            try client.send(request)
+        }
+        for _ in 0..<prompts { try prompt() }
+        for request in decoding { try client.send(request) }
+        let start = monotonicNanoseconds()
+        var rate = 0.0
+        while !open.isEmpty || !sent.isEmpty {
+            let (reply, _) = try client.receive(seconds: 60)
+            if case .token = reply.reply, open.contains(reply.id) { clock.see(reply.id) }
+            if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+            guard reply.isLast else { continue }
+            if open.remove(reply.id) != nil { clock.finish() }
+            guard sent.remove(reply.id) != nil else { continue }
+            if !open.isEmpty {
+                answered += 1
+                rate = Double(answered * length) / (Double(monotonicNanoseconds() - start) / 1e9)
+                try prompt()
+            }
+        }
+        return (clock, rate)
     }
 
     /// Two core workers against one, a thread each, at the deepest depth.
@@ -236,6 +299,11 @@ struct BenchSuite: ParsableCommand {
             String(
                 format: "                 two core workers over one, depth %d: %.2f×", shape.maxDepth, r.twoCoresOverOne
             ))
+        print(
+            String(
+                format: "  8 sessions     between tokens p50 %.1f, p99 %.1f ms; beside prompts of 1,024 %.1f, %.1f ms",
+                r.gapAloneP50, r.gapAloneP99, r.gapBesideP50, r.gapBesideP99))
+        print(String(format: "                 with %.0f prompt tokens/s", r.promptTokens))
         guard !r.load.isEmpty else { return }
         print("open loop        requests/s   first token p50    p99   request p50    p99  p99.9 ms")
         for load in r.load {
