@@ -13,12 +13,12 @@ public final class CodaStage: Stage {
     private var departures: Departures
     private let admission: Admission
     private var queue: BatchQueue
-    private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
-    private let wanted: UnsafeMutablePointer<Float>  // [limits.all, H]: rows whose logits someone asked for
+    private let h: UnsafeMutablePointer<Float>  // [decoding + positions, H]
+    private let wanted: UnsafeMutablePointer<Float>  // [as many, H]: rows whose logits someone asked for
     public private(set) var figures = StageFigures()
     public var pending: Int { queue.count }
 
-    /// limits: of one matrix; a single larger item still runs alone, up to the model's positions.
+    /// limits: of one matrix; one chunk of a prompt may be larger, up to the model's positions.
     public init(
         _ coda: Coda, store: KVStore, limits: RowLimits, post: @escaping OutcomeSink, handOver: @escaping HandOver
     ) {
@@ -28,7 +28,7 @@ public final class CodaStage: Stage {
         departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
         queue = BatchQueue(store: store, admission: admission, limits: limits)
-        let rows = max(limits.all, c.maxPositionEmbeddings)
+        let rows = limits.decoding + max(limits.prompts, c.maxPositionEmbeddings)
         h = .allocate(capacity: rows * c.hiddenSize)
         wanted = .allocate(capacity: rows * c.hiddenSize)
     }

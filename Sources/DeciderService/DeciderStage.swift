@@ -12,12 +12,12 @@ public final class DeciderStage: Stage {
     private var departures: Departures
     private let admission: Admission
     private var queue: BatchQueue
-    private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
+    private let h: UnsafeMutablePointer<Float>  // [decoding + positions, H]
     private let capacity: Int
     public private(set) var figures = StageFigures()
     public var pending: Int { queue.count }
 
-    /// limits: of one matrix; a single larger item still runs alone, up to the model's positions.
+    /// limits: of one matrix; one chunk of a prompt may be larger, up to the model's positions.
     public init(
         _ prelude: Prelude, store: KVStore, limits: RowLimits, post: @escaping OutcomeSink, handOver: @escaping HandOver
     ) {
@@ -27,7 +27,7 @@ public final class DeciderStage: Stage {
         departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: 0, post: post)
         queue = BatchQueue(store: store, admission: admission, limits: limits)
-        capacity = max(limits.all, c.maxPositionEmbeddings) * c.hiddenSize
+        capacity = (limits.decoding + max(limits.prompts, c.maxPositionEmbeddings)) * c.hiddenSize
         h = .allocate(capacity: capacity)
     }
 

@@ -27,6 +27,8 @@ public enum StoredType: String, Sendable, Codable, CaseIterable {
     public var size: Int { self == .f32 ? 4 : 2 }
     /// The kernels' name of it.
     public var kernelType: anira_kv_type { anira_kv_type(UInt32(code)) }
+    /// A model's fingerprint together with this type: what Router and workers of a suite have to agree on.
+    public func fingerprint(of model: String) -> String { self == .f32 ? model : "\(model)-kv-\(rawValue)" }
     var code: UInt8 { UInt8(StoredType.allCases.firstIndex(of: self)!) }
 }
 

@@ -46,7 +46,7 @@ public final class CoreStage: Stage {
     private let limits: RowLimits
     private var waiting = WaitingWork()
     private var running: [Int: Running] = [:]
-    /// The prompt chunk of which some rows have joined, and how many. It is the first that waits.
+    /// The chunk of which some rows have joined, and how many. It is the first that waits.
     private var joining: (item: Int, rows: Int)?
     private var nextItem = 0
     private var rows: [Row] = []
@@ -124,30 +124,38 @@ public final class CoreStage: Stage {
 // MARK: - Joining
 
 extension CoreStage {
-    /// Rows that decode first, then those of prompts, as far as there is room (docs/architecture.md, "Scheduling").
+    /// Rows that decode and rows of prompts, each as far as there is room for them (docs/architecture.md, "Scheduling").
     private func join() {
-        var promptRoom = limits.prompts - rows.count(where: \.isPrompt)
-        while rows.count < limits.all, let (work, isPrompt) = waiting.next(mayTakePrompt: promptRoom > 0) {
-            if !isPrompt || joining == nil {
+        var room = limits.decoding - rows.count { !$0.isPrompt }
+        while room > 0, let work = waiting.row {
+            switch begin(work) {
+            case .wait: return
+            case .answered: break
+            case .admitted(let item):
+                add(start(item), 0..<1, isPrompt: false)
+                room -= 1
+            }
+            waiting.removeRow()
+        }
+        room = limits.prompts - rows.count(where: \.isPrompt)
+        while room > 0, let work = waiting.chunk {
+            if joining == nil {
                 switch begin(work) {
                 case .wait: return
                 case .answered:
-                    waiting.remove(isPrompt: isPrompt)
+                    waiting.removeChunk()
                     continue
-                case .admitted(let item): start(item, isPrompt: isPrompt)
+                case .admitted(let item): joining = (start(item), 0)
                 }
             }
-            let room = limits.all - rows.count
-            guard isPrompt, let (item, joined) = joining else {
-                add(nextItem - 1, 0..<1, isPrompt: false)
-                waiting.remove(isPrompt: false)
-                continue
-            }
-            let end = min(Int(work.item.count), joined + min(room, promptRoom))
+            guard let (item, joined) = joining else { return }
+            let end = min(Int(work.item.count), joined + room)
             add(item, joined..<end, isPrompt: true)
-            promptRoom -= end - joined
-            joining = end < Int(work.item.count) ? (item, end) : nil
-            if joining == nil { waiting.remove(isPrompt: true) }
+            room -= end - joined
+            joining = (item, end)
+            guard end == Int(work.item.count) else { return }
+            joining = nil
+            waiting.removeChunk()
         }
     }
 
@@ -181,7 +189,7 @@ extension CoreStage {
         post(Outcome(outcome))
     }
 
-    private func start(_ item: AdmittedItem, isPrompt: Bool) {
+    private func start(_ item: AdmittedItem) -> Int {
         let work = item.work.item.core
         let width = core.configuration.hiddenSize
         running[nextItem] = Running(
@@ -189,8 +197,8 @@ extension CoreStage {
             remaining: item.count, exits: [Float](repeating: 0, count: item.count * width),
             depths: [UInt8](repeating: 0, count: item.count),
             distributions: [[Float]](repeating: [], count: work.depth.distributions ? item.count : 0))
-        if isPrompt { joining = (nextItem, 0) }
         nextItem += 1
+        return nextItem - 1
     }
 
     /// Rows of an item join the matrix. Those of one item do so in the order of positions: an earlier one is never

@@ -13,11 +13,12 @@ extension RouterState {
                 "the worker speaks protocol \(ready.protocolVersion), this Router \(workerProtocolVersion); "
                     + "run the same release of both")
         }
-        guard ready.fingerprint == configuration.fingerprint else {
+        let expected = configuration.kv.fingerprint(of: configuration.fingerprint)
+        guard ready.fingerprint == expected else {
             return refuse(
                 address,
-                "the worker serves model \(ready.fingerprint), this Router \(configuration.fingerprint); "
-                    + "start both with the same --model")
+                "the worker serves model \(ready.fingerprint), this Router \(expected); "
+                    + "start both with the same --model, --weights and --kv")
         }
         if let known = workers[ready.name] {
             guard ready.incarnation >= known.incarnation || known.state == .lost else {

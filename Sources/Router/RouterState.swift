@@ -1,5 +1,6 @@
 import DequeModule
 import Foundation
+import KVStore
 import Messaging
 import Model
 import Proto
@@ -18,6 +19,8 @@ public struct RouterState: Sendable {
         public var vocabulary: Vocabulary?
         public var modelName: String
         public var fingerprint: String
+        /// How workers hold keys and values.
+        public var kv = StoredType.f32
         public var limits = RequestLimits()
         /// Most positions of one chunk.
         public var chunk = 64

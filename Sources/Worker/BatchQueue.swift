@@ -33,34 +33,35 @@ public struct BatchQueue {
         items.removeAll(keepingCapacity: true)
         cache.removeAll()
         var rows = 0
-        var promptRows = 0
-        var mayTakePrompt = true
-        while let (work, isPrompt) = waiting.next(mayTakePrompt: mayTakePrompt) {
-            let count = Int(work.item.count)
-            guard !isPrompt || promptRows == 0 || promptRows + count <= limits.prompts else {
-                mayTakePrompt = false
-                continue
-            }
-            guard rows == 0 || rows + count <= limits.all else { return rows }
-            // A second item of a session continues it; one that starts it over waits for the next batch.
-            let session = work.item.session
-            if items.contains(where: { $0.session == session }),
-                store.length(session: session) != Int(work.item.position)
-            {
-                return rows
-            }
-            switch admission.answer(work, busy: !items.isEmpty || store.isCommitting) {
-            case .wait: return rows
-            case .answered: break
-            case .admitted(let item):
-                place(item)
-                items.append(item)
-                rows += count
-                if isPrompt { promptRows += count }
-            }
-            waiting.remove(isPrompt: isPrompt)
+        while rows < limits.decoding, let work = waiting.row, take(work) {
+            waiting.removeRow()
+            rows = items.reduce(0) { $0 + $1.count }
         }
-        return rows
+        var chunks = 0
+        while let work = waiting.chunk, chunks == 0 || chunks + Int(work.item.count) <= limits.prompts, take(work) {
+            waiting.removeChunk()
+            chunks = items.reduce(-rows) { $0 + $1.count }
+        }
+        return rows + chunks
+    }
+
+    /// Admits an item to the batch, or answers it otherwise; false: it has to wait.
+    private mutating func take(_ work: Work) -> Bool {
+        // A second item of a session continues it; one that starts it over waits for the next batch.
+        let session = work.item.session
+        if items.contains(where: { $0.session == session }),
+            store.length(session: session) != Int(work.item.position)
+        {
+            return false
+        }
+        switch admission.answer(work, busy: !items.isEmpty || store.isCommitting) {
+        case .wait: return false
+        case .answered: return true
+        case .admitted(let item):
+            place(item)
+            items.append(item)
+            return true
+        }
     }
 
     private mutating func place(_ item: AdmittedItem) {

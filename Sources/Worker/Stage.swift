@@ -32,15 +32,17 @@ public struct StageFigures: Sendable {
     public init() {}
 }
 
-/// How many rows one step may take.
+/// How many rows one step may take. Products are at their best from 16 rows on, so that more only makes everyone wait:
+/// the sessions beyond keep the other stages busy meanwhile.
 public struct RowLimits: Sendable {
-    /// Most rows of one matrix.
-    public var all: Int
-    /// Most of them of prompts: what everyone who decodes waits for in a step.
+    /// Most rows of sessions that decode.
+    public var decoding: Int
+    /// Most rows of prompts beside them.
     public var prompts: Int
+    public var all: Int { decoding + prompts }
 
-    public init(all: Int = 256, prompts: Int = 64) {
-        self.all = all
-        self.prompts = min(prompts, all)
+    public init(decoding: Int = 32, prompts: Int = 64) {
+        self.decoding = decoding
+        self.prompts = prompts
     }
 }

@@ -3,16 +3,15 @@ import HeapModule
 import Messaging
 import Proto
 
-/// Items that wait for a stage, in the order in which it takes them (docs/architecture.md, "Scheduling").
+/// Items that wait for a stage (docs/architecture.md, "Scheduling"): single rows, those of sessions that decode, apart
+/// from the chunks of prompts, because a step takes some of both.
 ///
-/// A step lasts as long as its rows, and everyone who decodes waits for it. So single rows, those of sessions that
-/// decode, go before the chunks of prompts, and among them those with the fewest iterations ahead. Both are only a
-/// head start, counted in arrivals: whoever has waited longer than that goes first, so that nobody waits for ever.
-/// Items of one session keep their order.
+/// Rows with fewer iterations ahead go first, since they make room sooner. That is only a head start, counted in
+/// arrivals: a row that has waited longer is next, so that none waits for ever. Chunks go in order of arrival, and items
+/// of one session keep their order.
 public struct WaitingWork {
-    /// Arrivals by which one iteration sets an item back, and being a prompt's chunk.
-    public static let iterationLag = 8
-    public static let promptLag = 256
+    /// Arrivals by which one iteration sets a row back.
+    public static let lag = 8
 
     private struct Entry: Comparable {
         let work: Work
@@ -23,54 +22,80 @@ public struct WaitingWork {
         static func == (a: Entry, b: Entry) -> Bool { a.arrival == b.arrival }
     }
 
-    private var decoding = Heap<Entry>()
-    /// In order of arrival: nothing is set back further than they are.
-    private var prompts: Deque<Entry> = []
-    /// Of each waiting session: its items here, the highest rank among them, and how many are in `prompts`.
-    private var sessions: [UInt64: (items: Int, rank: Int, prompts: Int)] = [:]
+    /// What waits of one session.
+    private struct Session {
+        var rows = 0
+        var chunks = 0
+        /// Highest rank of its rows.
+        var rank = 0
+    }
+
+    private var rows = Heap<Entry>()
+    private var chunks: Deque<Work> = []
+    private var sessions: [UInt64: Session] = [:]
     private var arrivals = 0
 
     public init() {}
 
-    public var count: Int { decoding.count + prompts.count }
+    public var count: Int { rows.count + chunks.count }
+
+    /// The single row whose turn it is.
+    public var row: Work? { rows.min?.work }
+    /// The chunk whose turn it is; one of a single row where its session's chunks wait before it.
+    public var chunk: Work? { chunks.first }
 
     /// iterations: how many the item's rows take at most in this stage.
     public mutating func append(_ work: Work, iterations: Int) {
-        var session = sessions[work.item.session] ?? (0, 0, 0)
-        let isPrompt = work.item.count > 1 || session.prompts > 0
-        let lag = isPrompt ? Self.promptLag : min(iterations * Self.iterationLag, Self.promptLag)
-        let entry = Entry(work: work, rank: max(session.rank, arrivals + lag), arrival: arrivals)
+        let id = work.item.session
+        var session = sessions[id] ?? Session()
+        if work.item.count > 1, session.rows > 0 {
+            moveRows(of: id)
+            session = sessions[id]!
+        }
+        if work.item.count == 1, session.chunks == 0 {
+            session.rows += 1
+            session.rank = max(session.rank, arrivals + iterations * Self.lag)
+            rows.insert(Entry(work: work, rank: session.rank, arrival: arrivals))
+        } else {
+            session.chunks += 1
+            chunks.append(work)
+        }
         arrivals += 1
-        session = (session.items + 1, entry.rank, session.prompts + (isPrompt ? 1 : 0))
-        sessions[work.item.session] = session
-        if isPrompt { prompts.append(entry) } else { decoding.insert(entry) }
+        sessions[id] = session
     }
 
-    /// The next item; prompts only while `mayTakePrompt`.
-    public func next(mayTakePrompt: Bool) -> (work: Work, isPrompt: Bool)? {
-        guard mayTakePrompt, let prompt = prompts.first else { return decoding.min.map { ($0.work, false) } }
-        guard let row = decoding.min, row < prompt else { return (prompt.work, true) }
-        return (row.work, false)
+    /// Takes what `row` returned.
+    public mutating func removeRow() {
+        guard let entry = rows.popMin() else { return }
+        forget(entry.work) { $0.rows -= 1 }
     }
 
-    /// Takes what `next` returned.
-    public mutating func remove(isPrompt: Bool) {
-        guard let entry = isPrompt ? prompts.popFirst() : decoding.popMin() else { return }
-        forget(entry.work.item.session, wasPrompt: isPrompt)
+    /// Takes what `chunk` returned.
+    public mutating func removeChunk() {
+        guard let work = chunks.popFirst() else { return }
+        forget(work) { $0.chunks -= 1 }
     }
 
     public mutating func cancel(request: UInt64, through attempt: UInt32) {
-        func isKept(_ entry: Entry) -> Bool { entry.work.item.request != request || entry.work.item.attempt > attempt }
-        for entry in decoding.unordered where !isKept(entry) { forget(entry.work.item.session, wasPrompt: false) }
-        for entry in prompts where !isKept(entry) { forget(entry.work.item.session, wasPrompt: true) }
-        decoding = Heap(decoding.unordered.filter(isKept))
-        prompts.removeAll { !isKept($0) }
+        func isMeant(_ work: Work) -> Bool { work.item.request == request && work.item.attempt <= attempt }
+        for entry in rows.unordered where isMeant(entry.work) { forget(entry.work) { $0.rows -= 1 } }
+        for work in chunks where isMeant(work) { forget(work) { $0.chunks -= 1 } }
+        rows = Heap(rows.unordered.filter { !isMeant($0.work) })
+        chunks.removeAll(where: isMeant)
     }
 
-    private mutating func forget(_ id: UInt64, wasPrompt: Bool) {
+    /// A session's waiting rows queue before a chunk that came after them.
+    private mutating func moveRows(of id: UInt64) {
+        let moved = rows.unordered.filter { $0.work.item.session == id }.sorted()
+        rows = Heap(rows.unordered.filter { $0.work.item.session != id })
+        chunks.append(contentsOf: moved.map(\.work))
+        sessions[id] = Session(chunks: (sessions[id]?.chunks ?? 0) + moved.count)
+    }
+
+    private mutating func forget(_ work: Work, _ change: (inout Session) -> Void) {
+        let id = work.item.session
         guard var session = sessions[id] else { return }
-        session.items -= 1
-        if wasPrompt { session.prompts -= 1 }
-        sessions[id] = session.items == 0 ? nil : session
+        change(&session)
+        sessions[id] = session.rows + session.chunks == 0 ? nil : session
     }
 }

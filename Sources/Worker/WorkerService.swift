@@ -88,7 +88,7 @@ public final class WorkerService: Sendable {
             $0.name = configuration.name
             $0.incarnation = monotonicNanoseconds()
             $0.protocolVersion = workerProtocolVersion
-            $0.fingerprint = checkpoint.fingerprint
+            $0.fingerprint = configuration.kv.fingerprint(of: checkpoint.fingerprint)
             $0.creditBytes = UInt32(configuration.creditMiB << 20)
             $0.durability = configuration.data == nil ? "memory" : configuration.durability.rawValue
             $0.pid = getpid()

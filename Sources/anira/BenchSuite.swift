@@ -56,6 +56,7 @@ struct BenchSuite: ParsableCommand {
         var suiteTokens = 0.0
         var suiteShareOfLocal = 0.0
         var storeOnOverOff = 0.0
+        var oneCoreTokens = 0.0
         var twoCoresOverOne = 0.0
         var load: [Load] = []
         /// Milliseconds between two tokens of eight sessions, alone and beside long prompts; medians of the rounds.
@@ -222,11 +223,12 @@ struct BenchSuite: ParsableCommand {
             try services.with("double", ["--threads", "1", "--cores", "2"]) { two in
                 try rounds("two core workers") { round in
                     let deep = requests(sessions, "deep-\(round)", shape.maxDepth)
-                    return (try two.tokensPerSecond(deep)) / (try one.tokensPerSecond(deep))
+                    return (one: try one.tokensPerSecond(deep), two: try two.tokensPerSecond(deep))
                 }
             }
         }
-        report.twoCoresOverOne = median(found)
+        report.oneCoreTokens = median(found.map(\.one))
+        report.twoCoresOverOne = median(found.map { $0.two / $0.one })
     }
 
     private func requests(_ count: Int, _ id: String, _ depth: Int) -> [ClientRequest] {
@@ -297,8 +299,8 @@ struct BenchSuite: ParsableCommand {
         print(String(format: "                 store on over off %.0f%%", 100 * r.storeOnOverOff))
         print(
             String(
-                format: "                 two core workers over one, depth %d: %.2f×", shape.maxDepth, r.twoCoresOverOne
-            ))
+                format: "                 two core workers over one (%.0f tokens/s), depth %d: %.2f×", r.oneCoreTokens,
+                shape.maxDepth, r.twoCoresOverOne))
         print(
             String(
                 format: "  8 sessions     between tokens p50 %.1f, p99 %.1f ms; beside prompts of 1,024 %.1f, %.1f ms",

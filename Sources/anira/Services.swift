@@ -45,15 +45,15 @@ struct TraceOptions: ParsableArguments {
 
 /// How large a worker's steps are.
 struct RowOptions: ParsableArguments {
-    @Option(help: "Most rows of one matrix.") var maxRows = 256
+    @Option(help: "Most rows of a step that belong to sessions that decode.") var maxRows = 32
     @Option(
         help: """
-            Most rows of prompts among them: what sessions that decode wait for in a step. Decider and coda take whole \
-            chunks (--chunk of the Router), at least one.
+            Most rows of prompts beside them, for which those sessions wait. Decider and coda take whole chunks \
+            (--chunk of the Router), at least one.
             """)
     var promptRows = 64
 
-    var limits: RowLimits { RowLimits(all: maxRows, prompts: promptRows) }
+    var limits: RowLimits { RowLimits(decoding: maxRows, prompts: promptRows) }
     var arguments: [String] { ["--max-rows", "\(maxRows)", "--prompt-rows", "\(promptRows)"] }
 
     func validate() throws {
@@ -177,6 +177,7 @@ struct RouterCommand: ParsableCommand {
         var configuration = RouterState.Configuration(checkpoint: try service.checkpoint())
         configuration.limits.concurrentRequests = maxRequests
         configuration.chunk = chunk
+        configuration.kv = service.compute.kv
         var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
         options.endpoint = endpoint
         options.trace = tracing.trace

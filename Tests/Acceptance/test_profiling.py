@@ -1,6 +1,8 @@
 """anira top, --trace, and the ways of computing that must not change an answer."""
 
 import json
+import os
+import signal
 from collections import defaultdict
 
 import pytest
@@ -92,9 +94,32 @@ def test_a_worker_with_other_weights_is_refused(suite, model, tmp_path):
     assert ended.returncode == 1 and "serves model" in ended.stderr and "bf16" in ended.stderr
 
 
+@pytest.mark.parametrize("kv", ("f16", "bf16"))
+def test_short_keys_and_values_survive_a_kill_bit_for_bit(kv, model, tmp_path):
+    prompt = model.tokens("short keys", 40)
+    with Suite(model.path, tmp_path, options=("--kv", kv)) as suite:
+        with Dealer(suite.endpoint) as client:
+            wanted = {"include": {"logprobs": True}}
+            whole = client.generate(prompt, 12, **wanted)
+            begun = client.generate(prompt, 4, session="s", **wanted)
+            for kind in ("decider", "core", "coda"):
+                os.kill(suite.workers()[kind][0], signal.SIGKILL)
+            rest = client.generate([], 8, session="s", **wanted)
+            replays = client.one({"status": {}}).content["counters"]["replays"]
+    assert begun["tokens"] + rest["tokens"] == whole["tokens"]
+    assert begun["logprobs"] + rest["logprobs"] == whole["logprobs"]
+    assert replays == 0, "the session was to come from the store"
+
+
+def test_a_worker_with_other_keys_and_values_is_refused(suite, model, tmp_path):
+    connect = f"ipc://{suite.data}/workers.ipc"
+    ended = run("core", "--model", model.path, "--data", tmp_path, "--connect", connect, "--name", "core-7", "--kv", "f16")
+    assert ended.returncode == 1 and "kv-f16" in ended.stderr and "--kv" in ended.stderr
+
+
 def test_bench_weights_reports_errors_and_depths(shipped):
     found = json.loads(run("bench", "weights", "--model", str(shipped("mano-early")), "--rows", "20", "--json").stdout)
-    assert [row["weights"] for row in found] == ["f32", "bf16", "int8"]
+    assert [row["format"] for row in found] == ["f32", "weights bf16", "weights int8", "kv f16", "kv bf16"]
     assert found[0]["largestLogitError"] == 0
     assert 0 < found[1]["meanLogitError"] < found[2]["meanLogitError"] < 1
     assert all(row["depthsChanged"] < 0.05 for row in found)

@@ -75,7 +75,7 @@ struct GoldenTests {
     func batching(_ name: String, _ promptRows: Int) throws {
         let golden = try Golden(name)
         let requests = golden.expected.infer.enumerated().map { $1.request(id: "r\($0)") }
-        let limits = RowLimits(all: 64, prompts: promptRows)
+        let limits = RowLimits(decoding: 2, prompts: promptRows)
         let together = try LocalEngine(golden.checkpoint, residentMiB: 16, limits: limits).run(requests)
         for (request, shared) in zip(requests, together) {
             let alone = try LocalEngine(golden.checkpoint, residentMiB: 16).run([request])[0]
