@@ -172,6 +172,7 @@ extension RouterState {
         requests[item.request]!.chunksInFlight -= 1
         requests[item.request]!.handedOver = nil
         requests[item.request]!.done = end
+        cost.finish(depths: requests[item.request]!.depths[item.position..<end])
         let request = requests[item.request]!
         if request.job.kind == .score {
             guard result.logprobs.count == min(end, request.logprobs.count) - item.position,

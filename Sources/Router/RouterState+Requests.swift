@@ -27,7 +27,7 @@ extension RouterState {
             }
         } catch let refusal as Refusal {
             counters.rejected += 1
-            replyError(message.id, refusal.code, refusal.message, to: client)
+            reply(message.id, .error(error(refusal)), to: client)
         } catch {
             counters.rejected += 1
             replyError(message.id, .internal, "\(error)", to: client)
@@ -44,7 +44,8 @@ extension RouterState {
         if try join(message.id, digest, client) { return }
         guard !isShuttingDown else { throw Refusal(.unavailable, "the suite is shutting down") }
         guard requests.count < configuration.limits.concurrentRequests else {
-            throw Refusal(.overloaded, "\(requests.count) requests are running; try again later")
+            throw Refusal(
+                .overloaded, "\(requests.count) requests are running; try again later", retryAfterMS: retryAfterMS)
         }
         let history = job.session.isEmpty ? nil : sessions[job.session]
         try validator.checkLength(
@@ -56,6 +57,7 @@ extension RouterState {
             id: nextRequest, clientID: message.id, digest: digest, job: job,
             session: history?.id ?? nextSession, history: history, clients: [client], now: now,
             deadline: message.hasDeadlineMs ? now + UInt64(message.deadlineMs) * 1_000_000 : nil)
+        try checkBacklog(request)
         nextRequest += 1
         if history == nil { takeSessionNumber() }
         counters.accepted += 1
@@ -200,11 +202,13 @@ extension RouterState {
         reply(id, .error(error(code, message)), to: client)
     }
 
-    func error(_ code: ErrorCode, _ message: String) -> Anira_V1_Error {
+    func error(_ code: ErrorCode, _ message: String) -> Anira_V1_Error { error(Refusal(code, message)) }
+
+    private func error(_ refusal: Refusal) -> Anira_V1_Error {
         .with {
-            $0.code = code.rawValue
-            $0.message = message
-            if code == .overloaded { $0.retryAfterMs = 100 }
+            $0.code = refusal.code.rawValue
+            $0.message = refusal.message
+            if let time = refusal.retryAfterMS { $0.retryAfterMs = Int32(time) }
         }
     }
 }

@@ -115,7 +115,7 @@ extension RouterState {
         }
     }
 
-    /// The worker of a stage that holds the request's session, or the least loaded one, which holds it from now on.
+    /// The worker of a stage that holds the request's session, or the one that owes least, which holds it from now on.
     /// nil: there is none now, or the session's own is expected back.
     mutating func choose(_ stage: StageKind, _ request: Request) -> String? {
         let pin = request.pins[stage.index]
@@ -129,10 +129,10 @@ extension RouterState {
         case .lost, .draining, nil: break
         }
         let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
-        let ranked = candidates.map { (load: $0.load, name: $0.name) }
+        let ranked = candidates.map { (owed: owed(by: $0), requests: $0.requests.count, name: $0.name) }
         guard
             let chosen = ranked.min(by: {
-                ($0.load.requests, $0.load.rows, $0.name) < ($1.load.requests, $1.load.rows, $1.name)
+                ($0.owed, $0.requests, $0.name) < ($1.owed, $1.requests, $1.name)
             })
         else { return nil }
         if !pin.isEmpty {
@@ -172,6 +172,7 @@ extension RouterState {
     }
 
     mutating func tick() {
+        cost.measure(now: now)
         for (id, request) in requests {
             if let deadline = request.deadline, now >= deadline {
                 fail(id, .deadlineExceeded, "not finished within deadline_ms")

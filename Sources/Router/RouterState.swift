@@ -54,6 +54,7 @@ public struct RouterState: Sendable {
 
     let configuration: Configuration
     let validator: Validator
+    var cost: CostModel
     var requests: [UInt64: Request] = [:]
     /// Client id → running request.
     var running: [String: UInt64] = [:]
@@ -84,6 +85,7 @@ public struct RouterState: Sendable {
     public init(_ configuration: Configuration, ledger: LedgerContents = LedgerContents()) {
         self.configuration = configuration
         validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
+        cost = CostModel(configuration.model)
         nextSession = configuration.hasLedger ? ledger.nextSession : max(ledger.nextSession, configuration.firstNumber)
         counters = .zero
         sessions = ledger.sessions

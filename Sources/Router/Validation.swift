@@ -6,10 +6,13 @@ import Proto
 public struct Refusal: Error, Equatable, Sendable {
     public let code: ErrorCode
     public let message: String
+    /// OVERLOADED: when to try again.
+    let retryAfterMS: Int?
 
-    init(_ code: ErrorCode, _ message: String) {
+    init(_ code: ErrorCode, _ message: String, retryAfterMS: Int? = nil) {
         self.code = code
         self.message = message
+        self.retryAfterMS = retryAfterMS
     }
 
     static func invalid(_ field: String, _ problem: String) -> Refusal {
@@ -21,6 +24,8 @@ public struct Refusal: Error, Equatable, Sendable {
 public struct RequestLimits: Sendable {
     /// Requests admitted and not ended; more are answered OVERLOADED.
     public var concurrentRequests = 1024
+    /// Seconds of work admitted and not done, at the measured rate; more is answered OVERLOADED.
+    public var backlogSeconds = 600.0
     /// Most requests whose answers are remembered for repeats and `result`.
     public var rememberedResults = 4096
     /// Most bytes of them.

@@ -33,12 +33,6 @@ struct Worker: Sendable {
     /// Running requests whose sessions it holds.
     var requests: Set<UInt64> = []
 
-    /// What a new session's choice of worker goes by: running requests, then rows owed. Rows alone would not do, since
-    /// those that workers hand on to each other are not booked before they have arrived.
-    var load: (requests: Int, rows: Int) {
-        (requests.count, leases.values.reduce(0) { $0 + $1.count } + queue.reduce(0) { $0 + $1.count })
-    }
-
     mutating func lease(_ item: Item) {
         leases[item.key] = item
         leasedBytes += item.bytes

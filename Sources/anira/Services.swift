@@ -165,17 +165,24 @@ struct RouterCommand: ParsableCommand {
     @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"
     @Option(help: "Where workers connect.") var workers = "tcp://127.0.0.1:5556"
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
+    @Option(
+        help: "Most seconds of work taken on, estimated from depths and the measured rate; more is answered OVERLOADED."
+    )
+    var maxBacklog = 600.0
     @Option(help: "Most positions of one prompt chunk.") var chunk = 64
     @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
-        guard maxRequests > 0, chunk > 0 else { throw ValidationError("--max-requests and --chunk must be above 0") }
+        guard maxRequests > 0, maxBacklog > 0, chunk > 0 else {
+            throw ValidationError("--max-requests, --max-backlog and --chunk must be above 0")
+        }
     }
 
     func run() throws {
         var configuration = RouterState.Configuration(checkpoint: try service.checkpoint())
         configuration.limits.concurrentRequests = maxRequests
+        configuration.limits.backlogSeconds = maxBacklog
         configuration.chunk = chunk
         configuration.kv = service.compute.kv
         var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)

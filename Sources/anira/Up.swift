@@ -23,14 +23,18 @@ struct Up: ParsableCommand {
     var residentMiB = 1024
     @OptionGroup var rows: RowOptions
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
+    @Option(
+        help: "Most seconds of work taken on, estimated from depths and the measured rate; more is answered OVERLOADED."
+    )
+    var maxBacklog = 600.0
     @Option(help: "Most positions of one prompt chunk.") var chunk = 64
     @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
         guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
-        guard residentMiB > 0, maxRequests > 0, chunk > 0 else {
-            throw ValidationError("--resident-mib, --max-requests and --chunk must be above 0")
+        guard residentMiB > 0, maxRequests > 0, maxBacklog > 0, chunk > 0 else {
+            throw ValidationError("--resident-mib, --max-requests, --max-backlog and --chunk must be above 0")
         }
     }
 
@@ -82,6 +86,7 @@ struct Up: ParsableCommand {
         let router =
             shared + [
                 "--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)",
+                "--max-backlog", "\(maxBacklog)",
             ] + (tracing.trace.map { ["--trace", $0] } ?? [])
         return [Supervisor.Child(name: "router", arguments: ["router"] + router)]
             + stages.flatMap { stage, count in
