@@ -35,14 +35,16 @@ INLINE v16 load_first_cached(const anira_kv_type type, const char *p, size_t i, 
     return load_cached(type, part, 0);
 }
 
-// Floats to cached elements, to nearest, halves to even.
+// Floats to cached elements, to nearest, halves to even. What is finite stays so: f16 ends at 65,504.
 static void store_cached(anira_kv_type type, const float *x, int n, void *out) {
     if (type == ANIRA_KV_F32) return (void)memcpy(out, x, (size_t)n * sizeof(float));
     for (int i = 0; i < n; i += 16) {
         v16 v = load_first(x + i, n - i);
         upper16 bits;
         if (type == ANIRA_KV_F16) {
-            bits = (upper16)__builtin_convertvector(v, halves16);
+            const v16 most = splat(65504.0f), infinity = splat(__builtin_inff());
+            v16 bounded = choose(v > most, most, choose(v < -most, -most, v));
+            bits = (upper16)__builtin_convertvector(choose((v == infinity) | (v == -infinity), v, bounded), halves16);
         } else {
             u16 whole = (u16)v;
             bits = __builtin_convertvector((whole + 0x7fff + ((whole >> 16) & 1)) >> 16, upper16);

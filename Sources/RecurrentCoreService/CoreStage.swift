@@ -48,6 +48,8 @@ public final class CoreStage: Stage {
     private var running: [Int: Running] = [:]
     /// The chunk of which some rows have joined, and how many. It is the first that waits.
     private var joining: (item: Int, rows: Int)?
+    /// Memory had no room for the chunk whose turn it is.
+    private var chunkWaits = false
     private var nextItem = 0
     private var rows: [Row] = []
     private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
@@ -125,11 +127,22 @@ public final class CoreStage: Stage {
 
 extension CoreStage {
     /// Rows that decode and rows of prompts, each as far as there is room for them (docs/architecture.md, "Scheduling").
+    ///
+    /// Where memory has no room for one kind, the other begins nothing either: what runs then comes to its end, and there
+    /// is room or an answer. A chunk that has joined in part always goes on, so that it comes to its end too.
     private func join() {
+        continueChunk()
+        if chunkWaits { beginChunks() }
+        guard !chunkWaits, beginRows() else { return }
+        beginChunks()
+    }
+
+    /// False: the next row has to wait for memory.
+    private func beginRows() -> Bool {
         var room = limits.decoding - rows.count { !$0.isPrompt }
         while room > 0, let work = waiting.row {
             switch begin(work) {
-            case .wait: return
+            case .wait: return false
             case .answered: break
             case .admitted(let item):
                 add(start(item), 0..<1, isPrompt: false)
@@ -137,26 +150,32 @@ extension CoreStage {
             }
             waiting.removeRow()
         }
-        room = limits.prompts - rows.count(where: \.isPrompt)
-        while room > 0, let work = waiting.chunk {
-            if joining == nil {
-                switch begin(work) {
-                case .wait: return
-                case .answered:
-                    waiting.removeChunk()
-                    continue
-                case .admitted(let item): joining = (start(item), 0)
-                }
+        return true
+    }
+
+    private func beginChunks() {
+        chunkWaits = false
+        while joining == nil, promptRoom > 0, let work = waiting.chunk {
+            switch begin(work) {
+            case .wait:
+                chunkWaits = true
+                return
+            case .answered: waiting.removeChunk()
+            case .admitted(let item):
+                joining = (start(item), 0)
+                continueChunk()
             }
-            guard let (item, joined) = joining else { return }
-            let end = min(Int(work.item.count), joined + room)
-            add(item, joined..<end, isPrompt: true)
-            room -= end - joined
-            joining = (item, end)
-            guard end == Int(work.item.count) else { return }
-            joining = nil
-            waiting.removeChunk()
         }
+    }
+
+    private var promptRoom: Int { limits.prompts - rows.count(where: \.isPrompt) }
+
+    private func continueChunk() {
+        guard let (item, joined) = joining, let count = running[item]?.item.count else { return }
+        let end = min(count, joined + promptRoom)
+        add(item, joined..<end, isPrompt: true)
+        joining = end < count ? (item, end) : nil
+        if joining == nil { waiting.removeChunk() }
     }
 
     /// Admits an item whose turn it is.

@@ -50,6 +50,8 @@ struct Request: Sendable {
     let clientID: String
     let digest: UInt64
     let job: Job
+    /// Mean of the depths that the client gives, if it does.
+    let meanGivenDepth: Double?
     let session: UInt64
     let received: UInt64
     let deadline: UInt64?
@@ -108,6 +110,8 @@ struct Request: Sendable {
         self.clientID = clientID
         self.digest = digest
         self.job = job
+        let given = job.depths.reduce(0) { $0 + job.rule.clamped(Int($1)) }
+        meanGivenDepth = job.depths.isEmpty ? nil : Double(given) / Double(job.depths.count)
         self.session = session
         self.received = now
         clock = RequestClock(start: now)

@@ -55,7 +55,7 @@ extension RouterState {
                 .with {
                     $0.reason = reason
                     $0.protocolVersion = workerProtocolVersion
-                    $0.fingerprint = configuration.fingerprint
+                    $0.fingerprint = configuration.kv.fingerprint(of: configuration.fingerprint)
                 }, to: address))
     }
 
@@ -172,7 +172,7 @@ extension RouterState {
     }
 
     mutating func tick() {
-        cost.measure(now: now)
+        cost.measure(now: now, running: requests.count, limits: configuration.limits)
         for (id, request) in requests {
             if let deadline = request.deadline, now >= deadline {
                 fail(id, .deadlineExceeded, "not finished within deadline_ms")
@@ -194,12 +194,12 @@ extension RouterState {
     }
 
     /// What a worker never got, or what it answered in vain, because a connection broke: it says that it holds nothing
-    /// a second after it was given something, or has answered what came ten seconds later.
+    /// a second after it was given something, or has answered its like that came ten seconds later.
     private mutating func recoverForgotten(_ name: String) {
         guard let worker = workers[name], !worker.leases.isEmpty else { return }
         let second: UInt64 = 1_000_000_000
         let forgotten = worker.leases.values.filter {
-            $0.enqueued + second < worker.lastIdle || $0.enqueued + 10 * second < worker.newestAnswered
+            $0.enqueued + second < worker.lastIdle || worker.hasPassed($0, by: 10 * second)
         }
         for var item in forgotten.sorted(by: { ($0.request, $0.position) < ($1.request, $1.position) }) {
             guard workers[name]?.forgetLease(item.key) == true else { continue }

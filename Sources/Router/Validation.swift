@@ -26,6 +26,9 @@ public struct RequestLimits: Sendable {
     public var concurrentRequests = 1024
     /// Seconds of work admitted and not done, at the measured rate; more is answered OVERLOADED.
     public var backlogSeconds = 600.0
+    /// The rate counts intervals with at least so many requests at both ends, and is known after so many of them.
+    public var measuredRequests = 16
+    public var measuredIntervals = 8
     /// Most requests whose answers are remembered for repeats and `result`.
     public var rememberedResults = 4096
     /// Most bytes of them.

@@ -4,6 +4,16 @@ import Proto
 
 /// A registered worker and what it owes.
 struct Worker: Sendable {
+    /// When the newest items that were answered had been leased.
+    struct Newest: Sendable {
+        private(set) var row: UInt64 = 0
+        private(set) var chunk: UInt64 = 0
+
+        mutating func note(_ item: Item) {
+            if item.count == 1 { row = max(row, item.enqueued) } else { chunk = max(chunk, item.enqueued) }
+        }
+    }
+
     enum State: String, Sendable { case ready, draining, lost }
 
     let name: String
@@ -20,8 +30,7 @@ struct Worker: Sendable {
     /// When its compute loop last moved, and how far it was.
     var lastProgress: UInt64
     var progress: UInt64 = 0
-    /// When the newest item that it has answered was leased.
-    var newestAnswered: UInt64 = 0
+    var newestAnswered = Newest()
     /// When it last said that it holds nothing.
     var lastIdle: UInt64 = 0
     var figures = Anira_Worker_V1_Heartbeat()
@@ -43,8 +52,16 @@ struct Worker: Sendable {
         guard let item = leases[key], item.attempt == attempt else { return nil }
         leases[key] = nil
         leasedBytes -= item.bytes
-        newestAnswered = max(newestAnswered, item.enqueued)
+        newestAnswered.note(item)
         return item
+    }
+
+    /// Whether it has answered an item of the same kind that was leased so much later: rows of sessions that decode overtake
+    /// the chunks of prompts.
+    func hasPassed(_ item: Item, by nanoseconds: UInt64) -> Bool {
+        guard item.enqueued + nanoseconds < max(newestAnswered.row, newestAnswered.chunk) else { return false }
+        let isChunk = item.count > 1 || leases.values.contains { $0.request == item.request && $0.count > 1 }
+        return item.enqueued + nanoseconds < (isChunk ? newestAnswered.chunk : newestAnswered.row)
     }
 
     /// Takes a lease back; false when it is not owed.

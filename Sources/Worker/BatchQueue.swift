@@ -10,6 +10,7 @@ public struct BatchQueue {
     private let admission: Admission
     private let store: KVStore
     private let limits: RowLimits
+    private var chunkWaits = false
     /// Items of the current batch, their rows back to back.
     public private(set) var items: [AdmittedItem] = []
     public private(set) var cache: CacheView
@@ -32,35 +33,55 @@ public struct BatchQueue {
     public mutating func next() -> Int {
         items.removeAll(keepingCapacity: true)
         cache.removeAll()
-        var rows = 0
-        while rows < limits.decoding, let work = waiting.row, take(work) {
-            waiting.removeRow()
-            rows = items.reduce(0) { $0 + $1.count }
-        }
-        var chunks = 0
-        while let work = waiting.chunk, chunks == 0 || chunks + Int(work.item.count) <= limits.prompts, take(work) {
-            waiting.removeChunk()
-            chunks = items.reduce(-rows) { $0 + $1.count }
-        }
-        return rows + chunks
+        // Where memory had no room for a chunk, it is asked before anyone else: there is room or an answer at the latest
+        // when nothing else holds any.
+        if chunkWaits { takeChunks() }
+        guard !chunkWaits else { return rows }
+        takeRows()
+        takeChunks()
+        return rows
     }
 
-    /// Admits an item to the batch, or answers it otherwise; false: it has to wait.
-    private mutating func take(_ work: Work) -> Bool {
+    private var rows: Int { items.reduce(0) { $0 + $1.count } }
+
+    private mutating func takeRows() {
+        var room = limits.decoding
+        while room > 0, let work = waiting.row, take(work) == .settled {
+            waiting.removeRow()
+            room -= 1
+        }
+    }
+
+    private mutating func takeChunks() {
+        chunkWaits = false
+        var taken = items.reduce(0) { $0 + ($1.count > 1 ? $1.count : 0) }
+        while let work = waiting.chunk, taken == 0 || taken + Int(work.item.count) <= limits.prompts {
+            let turn = take(work)
+            chunkWaits = turn == .noRoom
+            guard turn == .settled else { return }
+            waiting.removeChunk()
+            taken += Int(work.item.count)
+        }
+    }
+
+    private enum Turn { case settled, nextBatch, noRoom }
+
+    /// Admits an item to the batch, or answers it otherwise, or leaves it where it is.
+    private mutating func take(_ work: Work) -> Turn {
         // A second item of a session continues it; one that starts it over waits for the next batch.
         let session = work.item.session
         if items.contains(where: { $0.session == session }),
             store.length(session: session) != Int(work.item.position)
         {
-            return false
+            return .nextBatch
         }
         switch admission.answer(work, busy: !items.isEmpty || store.isCommitting) {
-        case .wait: return false
-        case .answered: return true
+        case .wait: return .noRoom
+        case .answered: return .settled
         case .admitted(let item):
             place(item)
             items.append(item)
-            return true
+            return .settled
         }
     }
 

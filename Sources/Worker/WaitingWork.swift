@@ -33,7 +33,18 @@ public struct WaitingWork {
     private var rows = Heap<Entry>()
     private var chunks: Deque<Work> = []
     private var sessions: [UInt64: Session] = [:]
+    private var known: Set<Key> = []
     private var arrivals = 0
+
+    private struct Key: Hashable {
+        let request: UInt64
+        let attempt: UInt32
+        let position: UInt32
+
+        init(_ work: Work) {
+            (request, attempt, position) = (work.item.request, work.item.attempt, work.item.position)
+        }
+    }
 
     public init() {}
 
@@ -44,8 +55,9 @@ public struct WaitingWork {
     /// The chunk whose turn it is; one of a single row where its session's chunks wait before it.
     public var chunk: Work? { chunks.first }
 
-    /// iterations: how many the item's rows take at most in this stage.
+    /// iterations: how many the item's rows take at most in this stage. An item that waits already is not added again.
     public mutating func append(_ work: Work, iterations: Int) {
+        guard known.insert(Key(work)).inserted else { return }
         let id = work.item.session
         var session = sessions[id] ?? Session()
         if work.item.count > 1, session.rows > 0 {
@@ -94,6 +106,7 @@ public struct WaitingWork {
 
     private mutating func forget(_ work: Work, _ change: (inout Session) -> Void) {
         let id = work.item.session
+        known.remove(Key(work))
         guard var session = sessions[id] else { return }
         change(&session)
         sessions[id] = session.rows + session.chunks == 0 ? nil : session

@@ -84,6 +84,37 @@ struct GoldenTests {
         }
     }
 
+    @Test("More sessions than memory holds: all end, and what is answered is right", arguments: cases)
+    func crowded(_ name: String) throws {
+        let golden = try Golden(name)
+        let c = golden.checkpoint.configuration
+        let length = c.maxPositionEmbeddings - 8
+        let requests = (0..<48).map { index in
+            ClientRequest.with {
+                $0.id = "r\(index)"
+                $0.generate.tokens = (0..<Int32(index % 3 == 0 ? 4 : length)).map {
+                    ($0 * 7 + Int32(index)) % Int32(c.vocabSize)
+                }
+                $0.generate.maxNewTokens = 6
+            }
+        }
+        // Memory for two long sessions; chunks join in parts, rows and chunks have to wait for room. Without a file a
+        // session that made room is computed again, and after the sixteenth time given up.
+        let crowded = try LocalEngine(
+            golden.checkpoint, residentMiB: 1, limits: RowLimits(decoding: 3, prompts: 5), chunk: 8)
+        for request in requests { crowded.submit(request) }
+        var steps = 0
+        while crowded.step(), steps < 200_000 { steps += 1 }
+        #expect(!crowded.step())
+        let roomy = try LocalEngine(golden.checkpoint, residentMiB: 64)
+        for (request, expected) in zip(requests, roomy.run(requests)) {
+            let found = try #require(crowded.take(request.id).last?.reply)
+            guard found.error.code != "UNAVAILABLE" else { continue }
+            #expect(found.completed.tokens == expected.reply.completed.tokens)
+            #expect(found.completed.promptDepths == expected.reply.completed.promptDepths)
+        }
+    }
+
     @Test("Trained MANO models answer and spend depth as recorded", arguments: ["mano-early", "mano-online"])
     func mano(_ name: String) throws {
         struct Expected: Decodable {

@@ -7,7 +7,13 @@ import Testing
 struct CostTests {
     /// A suite that was seen to work: golden model of one prelude, core and coda layer.
     private func measured(_ backlog: Double, workers: [StageKind] = StageKind.allCases) -> Suite {
-        var suite = Suite(workers: workers) { $0.limits.backlogSeconds = backlog }
+        var suite = Suite(workers: workers) {
+            $0.limits.backlogSeconds = backlog
+            ($0.limits.measuredRequests, $0.limits.measuredIntervals) = (1, 1)
+        }
+        // One that stays, so that there is always something to do.
+        suite.generate("open", prompt(1), new: 0) { $0.generate.depth.fix(1) }
+        _ = suite.take("decider")
         suite.pass(ms: 250)
         // Ten positions of depth 2 in a second: 40 layer passes.
         suite.generate("first", prompt(10), new: 0) { $0.generate.depth.fix(2) }
@@ -37,9 +43,18 @@ struct CostTests {
     @Test("A request too large for the backlog runs when it is alone")
     func alone() {
         var suite = measured(1)
+        suite.send(.cancel("open", id: "c"))
         suite.generate("a", prompt(20), new: 60)
         suite.run()
         #expect(suite.ending("a").completed.tokens.count == 60)
+    }
+
+    @Test("New tokens beyond the model's positions cost nothing")
+    func bounded() {
+        var suite = measured(1000)
+        suite.generate("a", prompt(20), new: .max) { $0.generate.depth.fix(1) }
+        suite.generate("b", prompt(20), new: .max) { $0.generate.depth.fix(1) }
+        #expect(suite.endings("b").isEmpty)
     }
 
     @Test("Before anything was measured nothing is refused for its cost")

@@ -51,6 +51,19 @@ struct WaitingWorkTests {
         #expect(waiting.count == 0)
     }
 
+    @Test("An item that waits already is not added again")
+    func twice() {
+        var waiting = WaitingWork()
+        for _ in 0..<2 {
+            waiting.append(item(1), iterations: 1)
+            waiting.append(item(2, rows: 4), iterations: 1)
+        }
+        #expect(waiting.count == 2)
+        #expect(takeRows(&waiting) == [1])
+        waiting.append(item(1), iterations: 1)
+        #expect(takeRows(&waiting) == [1])
+    }
+
     @Test("A head start is bounded: a deep row has its turn among shallow ones that keep coming")
     func patience() {
         var waiting = WaitingWork()
