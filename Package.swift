@@ -74,7 +74,9 @@ let package = Package(
         .testTarget(name: "WorkerTests", dependencies: ["Messaging", "Proto", "TestKit", "Worker"]),
         .testTarget(
             name: "EngineTests",
-            dependencies: ["Engine", "KVStore", "Messaging", "Model", "Proto", "TestKit", "Worker"]),
+            dependencies: [
+                "Engine", "KVStore", "Messaging", "Model", "Proto", "RecurrentCoreService", "TestKit", "Worker",
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )
