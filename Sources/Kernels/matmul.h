@@ -61,10 +61,10 @@ INLINE void steps(const anira_format format, const int rows, const int panels, c
 }
 
 // sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0.  Panels are `stride` bytes
-// apart. ahead: memory to ask for meanwhile, 64 bytes every four steps; NULL: what follows in each panel. rows and panels
+// apart. ahead: memory to ask for meanwhile, `pace` bytes every two steps; NULL: what follows in each panel. rows and panels
 // are constants at each call.
 INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
-                 const char *w, size_t stride, size_t from, size_t to, const char *ahead, v16 *sums) {
+                 const char *w, size_t stride, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
     v16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
@@ -73,7 +73,7 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
     for (; i + 1 < to; i += 2) {
         if (ahead) {
             __builtin_prefetch(ahead);
-            ahead += 32;
+            ahead += pace;
         } else if (rows > 1) {
 #pragma clang loop unroll(full)
             for (int p = 0; p < panels; p++) {
@@ -123,6 +123,7 @@ typedef struct {
     int row, rows, panel, panels;
     size_t from, to;
     const char *ahead;
+    size_t pace;
 } Tile;
 
 static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *sums) {
@@ -134,9 +135,9 @@ static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *s
     case (R) * 16 + (P):                                                                                               \
         switch (w->format) {                                                                                           \
         case ANIRA_F32:                                                                                                \
-            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, 0, k, NULL, sums);                \
-            return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, t->from, t->to, t->ahead, sums);               \
-        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, at, stride, 0, k, NULL, sums);               \
+            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, 0, k, NULL, 0, sums);             \
+            return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, t->from, t->to, t->ahead, t->pace, sums);      \
+        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, at, stride, 0, k, NULL, 0, sums);            \
         case ANIRA_INT8:                                                                                               \
             return tile_int8(R, P, integers, x->integer_stride, at, stride, pairs, x->scales + t->row,                 \
                              w->scales + t->panel * 16, sums);                                                         \
@@ -175,11 +176,12 @@ static void group(Ending ending, const Rows *x, const anira_matrix *w, int first
         for (size_t from = 0, to; from < k; from = to) {
             to = k - from < part ? k : from + part;
             const char *next = (const char *)w->panels + ((size_t)(panel + p) * k + to) * 64, *end = next + (to - from) * 64;
-            Tile t = {first_row, 0, panel + p, step, from, to, part == k ? NULL : next};
+            // The first four blocks ask for a quarter each, or, where there are fewer, for half.
+            Tile t = {first_row, 0, panel + p, step, from, to, part == k ? NULL : next, blocks < 4 ? 64 : 32};
             for (int b = 0; b < blocks; b++, t.row += t.rows) {
                 t.rows = height(m, blocks, b);
                 run_tile(x, w, &t, sums + (t.row - first_row) * count + p * t.rows);
-                if (t.ahead && (t.ahead += (to - from) * 16) >= end) t.ahead = next;
+                if (t.ahead && (t.ahead += (to - from) / 2 * t.pace) >= end) t.ahead = next;
             }
         }
     }
