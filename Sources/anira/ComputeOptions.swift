@@ -18,8 +18,8 @@ struct ComputeOptions: ParsableArguments {
         help: ArgumentHelp(
             "How cached keys and values are held: f32, f16 or bf16. All services of a suite need the same one.",
             discussion: """
-                The short ones halve the cache in memory and on disk, and what a long context costs; they change logits \
-                a little (`anira bench weights`). Sessions written in another type are computed again.
+                The short ones halve the cache in memory and on disk; they change logits a little (`anira bench weights` \
+                says how much). Sessions written in another type are computed again.
                 """))
     var kv = StoredType.f32
     @Option(
