@@ -22,6 +22,16 @@ struct Limits: Codable {
 
     func flops(depth: Double) -> Double { outsideFlops + depth * iterationFlops }
 
+    /// A prompt whose positions take these depths by an online decider: its products after each iteration but the last
+    /// possible one and the keys and values of exit states count too, the head once.
+    func prompt(_ depths: [Int32], _ shape: BenchModel) -> Double {
+        let (h, j, k) = (Double(shape.hidden), Double(shape.intermediate), Int32(shape.maxDepth))
+        let (decider, exit, head) = (2 * h * (j + 1), 4 * h * h, 2 * h * Double(shape.vocabulary))
+        return depths.reduce(head) { sum, depth in
+            sum + flops(depth: Double(depth)) - head + Double(min(depth, k - 1)) * decider + (depth < k ? exit : 0)
+        }
+    }
+
     /// Tokens per second that the peak allows.
     func ceiling(depth: Double, threads: Int) -> Double { peakGflops * Double(threads) * 1e9 / flops(depth: depth) }
 }
@@ -229,10 +239,11 @@ struct BenchPrefill: ParsableCommand {
                     var answer = ClientReply()
                     let time = seconds { answer = engine.run([request])[0].reply }
                     depth = Double(answer.completed.usage.meanDepth)
+                    let depths = answer.completed.promptDepths
                     let limits = Limits(shape, (before + sgemmPeak(1024)) / 2)
                     guard round > 0 else { continue }
                     times.append(time)
-                    speeds.append(limits.flops(depth: depth) * Double(length) / time / 1e9)
+                    speeds.append(limits.prompt(depths, shape) / time / 1e9)
                     shares.append(speeds[round - 1] / limits.peakGflops / Double(compute.threads))
                 }
                 return Row(
