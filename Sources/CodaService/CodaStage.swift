@@ -28,7 +28,7 @@ public final class CodaStage: Stage {
         departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
         queue = BatchQueue(store: store, admission: admission, limits: limits)
-        let rows = limits.decoding + max(limits.prompts, c.maxPositionEmbeddings)
+        let rows = limits.mostRows(positions: c.maxPositionEmbeddings)
         h = .allocate(capacity: rows * c.hiddenSize)
         wanted = .allocate(capacity: rows * c.hiddenSize)
     }

@@ -13,7 +13,6 @@ public final class DeciderStage: Stage {
     private let admission: Admission
     private var queue: BatchQueue
     private let h: UnsafeMutablePointer<Float>  // [decoding + positions, H]
-    private let capacity: Int
     public private(set) var figures = StageFigures()
     public var pending: Int { queue.count }
 
@@ -27,8 +26,7 @@ public final class DeciderStage: Stage {
         departures = Departures(store: store, post: post, handOver: handOver)
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: 0, post: post)
         queue = BatchQueue(store: store, admission: admission, limits: limits)
-        capacity = (limits.decoding + max(limits.prompts, c.maxPositionEmbeddings)) * c.hiddenSize
-        h = .allocate(capacity: capacity)
+        h = .allocate(capacity: limits.mostRows(positions: c.maxPositionEmbeddings) * c.hiddenSize)
     }
 
     deinit { h.deallocate() }

@@ -206,7 +206,7 @@ public final class KVStore {
                 UnsafeRawPointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride)
             }
             let key = Key.record(id, position, deepest: count - 1)
-            return (key, Record.encode(entries, shape, configuration.storedType))
+            return (key, Record.encode(entries, shape, type))
         }
         write.length = positions.upperBound
         session.stored = max(write.voidFrom.map { min($0, session.stored) } ?? session.stored, positions.upperBound)

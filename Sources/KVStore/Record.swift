@@ -24,7 +24,7 @@ public struct CacheShape: Sendable, Equatable {
 public enum StoredType: String, Sendable, Codable, CaseIterable {
     case f32, f16, bf16
     /// Bytes of an element.
-    public var size: Int { self == .f32 ? 4 : 2 }
+    public var size: Int { anira_cached_size(kernelType) }
     /// The kernels' name of it.
     public var kernelType: anira_kv_type { anira_kv_type(UInt32(code)) }
     /// A model's fingerprint together with this type: what Router and workers of a suite have to agree on.

@@ -30,7 +30,7 @@ INLINE v16 load_cached(const anira_kv_type type, const char *p, size_t i) {
 INLINE v16 load_first_cached(const anira_kv_type type, const char *p, size_t i, int valid) {
     if (valid >= 16) return load_cached(type, p, i);
     char part[64] = {0};
-    size_t size = type == ANIRA_KV_F32 ? 4 : 2;
+    size_t size = anira_cached_size(type);
     memcpy(part, p + size * i, (size_t)valid * size);
     return load_cached(type, part, 0);
 }

@@ -119,7 +119,7 @@ public final class LayerStack {
         for row in 0..<m {
             let pair = kv + row * 2 * w
             rope.rotate(pair, heads: c.numKeyValueHeads, position: cache.positions[row])
-            let size = cache.type == ANIRA_KV_F32 ? 4 : 2
+            let size = anira_cached_size(cache.type)
             let place = cache.arena + Int(cache.writes[row]) * cache.stride + index * 2 * w * size
             anira_store_cached(cache.type, pair, Int32(2 * w), place)
         }

@@ -11,18 +11,20 @@ struct CostModel: Sendable {
     private let outside: Double
     private let iteration: Double
     private let positions: Int
+    private let limits: RequestLimits
     /// Mean depth of the positions done, the newest counting most.
     private(set) var meanDepth: Double
     /// Layer passes a second: the best interval of late among those with many requests, since products of few rows are far
     /// slower. nil: too few such intervals were seen.
-    var rate: Double? { intervals.seen < intervals.needed ? nil : best }
+    var rate: Double? { intervals < limits.measuredIntervals ? nil : best }
     private var best = 0.0
-    private var intervals = (seen: 0, needed: 1)
+    private var intervals = 0
     private var passes = 0.0
     /// When this interval began, and with how many requests.
     private var begun: (at: UInt64, running: Int) = (0, 0)
 
-    init(_ configuration: ModelConfiguration) {
+    init(_ configuration: ModelConfiguration, _ limits: RequestLimits) {
+        self.limits = limits
         outside = Double(configuration.numPreludeLayers + configuration.numCodaLayers)
         iteration = Double(configuration.numCoreLayers)
         positions = configuration.maxPositionEmbeddings
@@ -61,12 +63,11 @@ struct CostModel: Sendable {
     }
 
     /// Regularly: an interval ends. running: requests now.
-    mutating func measure(now: UInt64, running: Int, limits: RequestLimits) {
+    mutating func measure(now: UInt64, running: Int) {
         defer { (passes, begun) = (0, (now, running)) }
-        intervals.needed = limits.measuredIntervals
         guard begun.at > 0, now > begun.at, min(begun.running, running) >= limits.measuredRequests else { return }
         best = max(passes / (Double(now - begun.at) / 1e9), best * 0.99)
-        intervals.seen += 1
+        intervals += 1
     }
 }
 
@@ -79,7 +80,8 @@ extension RouterState {
         let most = configuration.limits.backlogSeconds
         guard seconds > most else { return }
         throw Refusal(
-            .overloaded, "with it there would be work for about \(Int(seconds)) s, at most \(Int(most)) s are taken on",
+            .overloaded,
+            "with it there would be work for about \(Int(min(seconds, 1e9))) s, at most \(Int(min(most, 1e9))) s are taken on",
             retryAfterMS: Int(min(max((seconds - most) * 1000, 100), 3_600_000)))
     }
 

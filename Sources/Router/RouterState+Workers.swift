@@ -172,7 +172,7 @@ extension RouterState {
     }
 
     mutating func tick() {
-        cost.measure(now: now, running: requests.count, limits: configuration.limits)
+        cost.measure(now: now, running: requests.count)
         for (id, request) in requests {
             if let deadline = request.deadline, now >= deadline {
                 fail(id, .deadlineExceeded, "not finished within deadline_ms")

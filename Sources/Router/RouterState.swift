@@ -85,7 +85,7 @@ public struct RouterState: Sendable {
     public init(_ configuration: Configuration, ledger: LedgerContents = LedgerContents()) {
         self.configuration = configuration
         validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
-        cost = CostModel(configuration.model)
+        cost = CostModel(configuration.model, configuration.limits)
         nextSession = configuration.hasLedger ? ledger.nextSession : max(ledger.nextSession, configuration.firstNumber)
         counters = .zero
         sessions = ledger.sessions

@@ -1,5 +1,5 @@
 /// SplitMix64: the same numbers from the same seed on every machine.
-public struct SplitMix {
+public struct SplitMix: RandomNumberGenerator {
     private var state: UInt64
 
     public init(state: UInt64) { self.state = state }

@@ -40,6 +40,8 @@ public struct RowLimits: Sendable {
     /// Most rows of prompts beside them.
     public var prompts: Int
     public var all: Int { decoding + prompts }
+    /// Most rows of a step that takes chunks whole: one may be larger than `prompts`, up to the model's positions.
+    public func mostRows(positions: Int) -> Int { decoding + max(prompts, positions) }
 
     public init(decoding: Int = 32, prompts: Int = 64) {
         self.decoding = decoding

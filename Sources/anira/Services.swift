@@ -43,6 +43,26 @@ struct TraceOptions: ParsableArguments {
     var trace: String?
 }
 
+/// How much the Router takes on.
+struct TrafficOptions: ParsableArguments {
+    @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
+    @Option(
+        help: "Most seconds of work taken on, estimated from depths and the measured rate; more is answered OVERLOADED."
+    )
+    var maxBacklog = 600.0
+    @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+
+    var arguments: [String] {
+        ["--max-requests", "\(maxRequests)", "--max-backlog", "\(maxBacklog)", "--chunk", "\(chunk)"]
+    }
+
+    func validate() throws {
+        guard maxRequests > 0, maxBacklog > 0, chunk > 0 else {
+            throw ValidationError("--max-requests, --max-backlog and --chunk must be above 0")
+        }
+    }
+}
+
 /// How large a worker's steps are.
 struct RowOptions: ParsableArguments {
     @Option(help: "Most rows of a step that belong to sessions that decode.") var maxRows = 32
@@ -164,26 +184,15 @@ struct RouterCommand: ParsableCommand {
     @OptionGroup var service: ServiceOptions
     @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"
     @Option(help: "Where workers connect.") var workers = "tcp://127.0.0.1:5556"
-    @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
-    @Option(
-        help: "Most seconds of work taken on, estimated from depths and the measured rate; more is answered OVERLOADED."
-    )
-    var maxBacklog = 600.0
-    @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+    @OptionGroup var traffic: TrafficOptions
     @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
-    func validate() throws {
-        guard maxRequests > 0, maxBacklog > 0, chunk > 0 else {
-            throw ValidationError("--max-requests, --max-backlog and --chunk must be above 0")
-        }
-    }
-
     func run() throws {
         var configuration = RouterState.Configuration(checkpoint: try service.checkpoint())
-        configuration.limits.concurrentRequests = maxRequests
-        configuration.limits.backlogSeconds = maxBacklog
-        configuration.chunk = chunk
+        configuration.limits.concurrentRequests = traffic.maxRequests
+        configuration.limits.backlogSeconds = traffic.maxBacklog
+        configuration.chunk = traffic.chunk
         configuration.kv = service.compute.kv
         var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
         options.endpoint = endpoint

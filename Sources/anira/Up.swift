@@ -22,20 +22,13 @@ struct Up: ParsableCommand {
     @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values of each worker, in MiB.")
     var residentMiB = 1024
     @OptionGroup var rows: RowOptions
-    @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
-    @Option(
-        help: "Most seconds of work taken on, estimated from depths and the measured rate; more is answered OVERLOADED."
-    )
-    var maxBacklog = 600.0
-    @Option(help: "Most positions of one prompt chunk.") var chunk = 64
+    @OptionGroup var traffic: TrafficOptions
     @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
         guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
-        guard residentMiB > 0, maxRequests > 0, maxBacklog > 0, chunk > 0 else {
-            throw ValidationError("--resident-mib, --max-requests, --max-backlog and --chunk must be above 0")
-        }
+        guard residentMiB > 0 else { throw ValidationError("--resident-mib must be above 0") }
     }
 
     func run() throws {
@@ -84,10 +77,8 @@ struct Up: ParsableCommand {
                 "--connect", workers, "--durability", durability.rawValue, "--resident-mib", "\(residentMiB)",
             ] + rows.arguments
         let router =
-            shared + [
-                "--endpoint", endpoint, "--workers", workers, "--max-requests", "\(maxRequests)", "--chunk", "\(chunk)",
-                "--max-backlog", "\(maxBacklog)",
-            ] + (tracing.trace.map { ["--trace", $0] } ?? [])
+            shared + ["--endpoint", endpoint, "--workers", workers] + traffic.arguments
+            + (tracing.trace.map { ["--trace", $0] } ?? [])
         return [Supervisor.Child(name: "router", arguments: ["router"] + router)]
             + stages.flatMap { stage, count in
                 (0..<count).map { index in

@@ -1,22 +1,12 @@
 import Messaging
 import Proto
 import Router
+import TestKit
 import Testing
 
 /// Random histories: whatever order results come in and whichever worker dies, the ends are those of a quiet run.
 @Suite("Whatever happens to workers, clients see the same tokens once")
 struct ChaosTests {
-    private struct Seeded: RandomNumberGenerator {
-        var state: UInt64
-        mutating func next() -> UInt64 {
-            state &+= 0x9E37_79B9_7F4A_7C15
-            var z = state
-            z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-            z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-            return z ^ (z >> 31)
-        }
-    }
-
     private func begin(_ checkpoint: String, handsOver: Bool) -> Suite {
         var suite = Suite(checkpoint, chunk: 3, window: 3, handsOver: handsOver) { $0.maxDeliveries = 1000 }
         for index in 0..<6 {
@@ -44,7 +34,7 @@ struct ChaosTests {
     func handedOver(_ checkpoint: String, _ seed: UInt64) { history(checkpoint, seed, handsOver: true) }
 
     private func history(_ checkpoint: String, _ seed: UInt64, handsOver: Bool) {
-        var random = Seeded(state: seed)
+        var random = SplitMix(state: seed)
         var quiet = begin(checkpoint, handsOver: false)
         quiet.run()
         var suite = begin(checkpoint, handsOver: handsOver)

@@ -91,6 +91,9 @@ int anira_argmax(const float *x, int n);
 // How cached keys and values are held.
 typedef enum { ANIRA_KV_F32, ANIRA_KV_F16, ANIRA_KV_BF16 } anira_kv_type;
 
+// Bytes of an element.
+static inline size_t anira_cached_size(anira_kv_type type) { return type == ANIRA_KV_F32 ? 4 : 2; }
+
 // Rows of cached keys and values, `stride` bytes apart. The key for KV head g of a row begins at its element keys + g * d,
 // the value likewise at values + g * d.
 typedef struct {
