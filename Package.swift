@@ -75,7 +75,8 @@ let package = Package(
         .testTarget(
             name: "EngineTests",
             dependencies: [
-                "Engine", "KVStore", "Messaging", "Model", "Proto", "RecurrentCoreService", "TestKit", "Worker",
+                "CodaService", "Engine", "KVStore", "Messaging", "Model", "Proto", "RecurrentCoreService", "TestKit",
+                "Worker",
             ]),
     ],
     swiftLanguageModes: [.v6]

@@ -98,14 +98,14 @@ public final class DeciderStage: Stage {
             if work.depth.distributions { outcome.decider.distributions = Array(p) }
         }
         let tensor = Frame(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
+        var next = item.work.item
+        next.core = .with {
+            $0.depths = outcome.decider.depths
+            $0.depth = work.depth
+            // Reported here already, unless the core decides.
+            $0.depth.distributions = work.depth.distributions && outcome.decider.depths.isEmpty
+        }
         departures.add(
-            item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: item.work.item.onward.core,
-            as: .core(
-                .with {
-                    $0.depths = outcome.decider.depths
-                    $0.depth = work.depth
-                    // Reported here already, unless the core decides.
-                    $0.depth.distributions = work.depth.distributions && outcome.decider.depths.isEmpty
-                }))
+            item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: next.onward.core, next: next)
     }
 }

@@ -266,47 +266,92 @@ public nonisolated struct Anira_Worker_V1_WorkItem: @unchecked Sendable {
   fileprivate var _storage = _StorageClass.defaultInstance
 }
 
-/// The rest of the way of a request's only chunk under way. The result comes to the Router all the same.
-public nonisolated struct Anira_Worker_V1_Onward: Sendable {
+/// The rest of the way of a request's only chunk under way. The results come to the Router all the same.
+public nonisolated struct Anira_Worker_V1_Onward: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// decider's items only
   public var core: Anira_Worker_V1_Peer {
-    get {_core ?? Anira_Worker_V1_Peer()}
-    set {_core = newValue}
+    get {_storage._core ?? Anira_Worker_V1_Peer()}
+    set {_uniqueStorage()._core = newValue}
   }
   /// Returns true if `core` has been explicitly set.
-  public var hasCore: Bool {self._core != nil}
+  public var hasCore: Bool {_storage._core != nil}
   /// Clears the value of `core`. Subsequent reads from it will return its default value.
-  public mutating func clearCore() {self._core = nil}
+  public mutating func clearCore() {_uniqueStorage()._core = nil}
 
   public var coda: Anira_Worker_V1_Peer {
-    get {_coda ?? Anira_Worker_V1_Peer()}
-    set {_coda = newValue}
+    get {_storage._coda ?? Anira_Worker_V1_Peer()}
+    set {_uniqueStorage()._coda = newValue}
   }
   /// Returns true if `coda` has been explicitly set.
-  public var hasCoda: Bool {self._coda != nil}
+  public var hasCoda: Bool {_storage._coda != nil}
   /// Clears the value of `coda`. Subsequent reads from it will return its default value.
-  public mutating func clearCoda() {self._coda = nil}
+  public mutating func clearCoda() {_uniqueStorage()._coda = nil}
 
   public var codaWork: Anira_Worker_V1_CodaWork {
-    get {_codaWork ?? Anira_Worker_V1_CodaWork()}
-    set {_codaWork = newValue}
+    get {_storage._codaWork ?? Anira_Worker_V1_CodaWork()}
+    set {_uniqueStorage()._codaWork = newValue}
   }
   /// Returns true if `codaWork` has been explicitly set.
-  public var hasCodaWork: Bool {self._codaWork != nil}
+  public var hasCodaWork: Bool {_storage._codaWork != nil}
   /// Clears the value of `codaWork`. Subsequent reads from it will return its default value.
-  public mutating func clearCodaWork() {self._codaWork = nil}
+  public mutating func clearCodaWork() {_uniqueStorage()._codaWork = nil}
+
+  /// absent: a token drawn at the end goes to the Router only
+  public var continuation: Anira_Worker_V1_Continuation {
+    get {_storage._continuation ?? Anira_Worker_V1_Continuation()}
+    set {_uniqueStorage()._continuation = newValue}
+  }
+  /// Returns true if `continuation` has been explicitly set.
+  public var hasContinuation: Bool {_storage._continuation != nil}
+  /// Clears the value of `continuation`. Subsequent reads from it will return its default value.
+  public mutating func clearContinuation() {_uniqueStorage()._continuation = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _core: Anira_Worker_V1_Peer? = nil
-  fileprivate var _coda: Anira_Worker_V1_Peer? = nil
-  fileprivate var _codaWork: Anira_Worker_V1_CodaWork? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// The way of the tokens drawn after these rows: from the coda back to the decider, then as `onward` says.
+public nonisolated struct Anira_Worker_V1_Continuation: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var decider: Anira_Worker_V1_Peer {
+    get {_decider ?? Anira_Worker_V1_Peer()}
+    set {_decider = newValue}
+  }
+  /// Returns true if `decider` has been explicitly set.
+  public var hasDecider: Bool {self._decider != nil}
+  /// Clears the value of `decider`. Subsequent reads from it will return its default value.
+  public mutating func clearDecider() {self._decider = nil}
+
+  /// how many may go on; the next one is the Router's again
+  public var tokens: UInt32 = 0
+
+  public var depth: Anira_Worker_V1_DepthRule {
+    get {_depth ?? Anira_Worker_V1_DepthRule()}
+    set {_depth = newValue}
+  }
+  /// Returns true if `depth` has been explicitly set.
+  public var hasDepth: Bool {self._depth != nil}
+  /// Clears the value of `depth`. Subsequent reads from it will return its default value.
+  public mutating func clearDepth() {self._depth = nil}
+
+  /// one of these goes no further
+  public var stopTokens: [Int32] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _decider: Anira_Worker_V1_Peer? = nil
+  fileprivate var _depth: Anira_Worker_V1_DepthRule? = nil
 }
 
 public nonisolated struct Anira_Worker_V1_Peer: Sendable {
@@ -1141,7 +1186,98 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Anira_Worker_V1_Onward: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Onward"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}core\0\u{1}coda\0\u{3}coda_work\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}core\0\u{1}coda\0\u{3}coda_work\0\u{1}continuation\0")
+
+  fileprivate class _StorageClass {
+    var _core: Anira_Worker_V1_Peer? = nil
+    var _coda: Anira_Worker_V1_Peer? = nil
+    var _codaWork: Anira_Worker_V1_CodaWork? = nil
+    var _continuation: Anira_Worker_V1_Continuation? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _core = source._core
+      _coda = source._coda
+      _codaWork = source._codaWork
+      _continuation = source._continuation
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._core) }()
+        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._coda) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._codaWork) }()
+        case 4: try { try decoder.decodeSingularMessageField(value: &_storage._continuation) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._core {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      try { if let v = _storage._coda {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      } }()
+      try { if let v = _storage._codaWork {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
+      try { if let v = _storage._continuation {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+      } }()
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Anira_Worker_V1_Onward, rhs: Anira_Worker_V1_Onward) -> Bool {
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._core != rhs_storage._core {return false}
+        if _storage._coda != rhs_storage._coda {return false}
+        if _storage._codaWork != rhs_storage._codaWork {return false}
+        if _storage._continuation != rhs_storage._continuation {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Anira_Worker_V1_Continuation: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Continuation"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}decider\0\u{1}tokens\0\u{1}depth\0\u{3}stop_tokens\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1149,9 +1285,10 @@ nonisolated extension Anira_Worker_V1_Onward: SwiftProtobuf.Message, SwiftProtob
       // allocates stack space for every case branch when no optimizations are
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._core) }()
-      case 2: try { try decoder.decodeSingularMessageField(value: &self._coda) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._codaWork) }()
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._decider) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.tokens) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._depth) }()
+      case 4: try { try decoder.decodeRepeatedInt32Field(value: &self.stopTokens) }()
       default: break
       }
     }
@@ -1162,22 +1299,26 @@ nonisolated extension Anira_Worker_V1_Onward: SwiftProtobuf.Message, SwiftProtob
     // allocates stack space for every if/case branch local when no optimizations
     // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
     // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._core {
+    try { if let v = self._decider {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
-    try { if let v = self._coda {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    } }()
-    try { if let v = self._codaWork {
+    if self.tokens != 0 {
+      try visitor.visitSingularUInt32Field(value: self.tokens, fieldNumber: 2)
+    }
+    try { if let v = self._depth {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
     } }()
+    if !self.stopTokens.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.stopTokens, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
-  public static func ==(lhs: Anira_Worker_V1_Onward, rhs: Anira_Worker_V1_Onward) -> Bool {
-    if lhs._core != rhs._core {return false}
-    if lhs._coda != rhs._coda {return false}
-    if lhs._codaWork != rhs._codaWork {return false}
+  public static func ==(lhs: Anira_Worker_V1_Continuation, rhs: Anira_Worker_V1_Continuation) -> Bool {
+    if lhs._decider != rhs._decider {return false}
+    if lhs.tokens != rhs.tokens {return false}
+    if lhs._depth != rhs._depth {return false}
+    if lhs.stopTokens != rhs.stopTokens {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

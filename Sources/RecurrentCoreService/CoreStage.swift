@@ -370,9 +370,9 @@ extension CoreStage {
         outcome.core.depths = Data(done.depths)
         outcome.core.distributions = done.distributions.flatMap(\.self)
         let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
-        let onward = done.item.work.item.onward
+        var next = done.item.work.item
+        next.coda = next.onward.codaWork
         departures.add(
-            done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda,
-            as: .coda(onward.codaWork))
+            done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: next.onward.coda, next: next)
     }
 }

@@ -23,10 +23,10 @@ struct Item: Sendable {
     var bytes: Int { 64 + count * 4 + (tensor?.count ?? 0) }
 }
 
-/// A chunk that workers hand on to each other. Results come on connections of their own, so that a later stage's may
-/// arrive first: it waits here for its turn.
+/// A chunk that workers hand on to each other, and after it the tokens they draw. Results come on connections of their own,
+/// so that a later one may arrive first: it waits here for its turn.
 struct HandedOver: Sendable {
-    let position: Int
+    var position: Int
     /// The stage whose result is next.
     var stage: StageKind
     var ahead: [(outcome: Outcome, from: WorkerAddress)] = []

@@ -6,8 +6,9 @@ import SwiftProtobuf
 
 /// Moving requests forward: chunks out, results in, answers to the client.
 extension RouterState {
-    /// Sends chunks to the decider while the window has room.
-    mutating func pump(_ id: UInt64) {
+    /// Sends chunks to the decider while the window has room. handedTo: the decider that has been given the token drawn last
+    /// already.
+    mutating func pump(_ id: UInt64, handedTo: String = "") {
         guard var request = requests[id] else { return }
         request.waiting = false
         while request.chunksInFlight < configuration.window, request.frontier < request.tokens.count {
@@ -18,7 +19,7 @@ extension RouterState {
             request.frontier = end
             request.chunksInFlight += 1
             requests[id] = request
-            enqueue(item)
+            pass(item, outcomeHandedTo: handedTo)
             guard let current = requests[id] else { return }
             request = current
         }
@@ -69,7 +70,7 @@ extension RouterState {
             leaveCore(
                 item, Array(result.depths), result.distributions, outcome.tensor, handedTo: outcome.item.handedTo)
         case (.coda, .coda(let result)):
-            finishChunk(item, result, outcome.tensor)
+            finishChunk(item, result, outcome.tensor, handedTo: outcome.item.handedTo)
         default:
             counters.malformed += 1
             fail(item.request, .internal, "the \(item.stage.rawValue) answered with a result of the wrong shape")
@@ -105,9 +106,13 @@ extension RouterState {
         var item = item
         item.deliveries += 1
         workers[name]!.lease(item)
-        guard let waiting = requests[item.request]!.handedOver, waiting.position == item.position else { return }
+        guard let waiting = requests[item.request]!.handedOver else { return }
+        requests[item.request]!.handedOver!.position = item.position
         requests[item.request]!.handedOver!.stage = item.stage
-        guard let index = waiting.ahead.firstIndex(where: { $0.from == worker.address }) else { return }
+        let index = waiting.ahead.firstIndex {
+            $0.from == worker.address && Int($0.outcome.item.position) == item.position
+        }
+        guard let index else { return }
         settle(requests[item.request]!.handedOver!.ahead.remove(at: index).outcome, name)
     }
 
@@ -118,12 +123,14 @@ extension RouterState {
             lane: item.position / max(1, configuration.chunk) % configuration.window, times: times)
     }
 
-    /// Keeps a result that came before the one of the stage ahead of it; false when it is late.
+    /// Keeps a result that came before those of the stages ahead of it; false when it is late.
     private mutating func keepAhead(_ outcome: Outcome, _ name: String) -> Bool {
+        let position = Int(outcome.item.position)
         guard let worker = workers[name], let request = requests[outcome.item.request],
             request.attempt == outcome.item.attempt, let waiting = request.handedOver,
-            waiting.position == Int(outcome.item.position), worker.stage.index > waiting.stage.index,
-            !waiting.ahead.contains(where: { $0.from == worker.address })
+            (position, worker.stage.index) > (waiting.position, waiting.stage.index),
+            position < request.tokens.count + configuration.continuation,
+            !waiting.ahead.contains(where: { $0.from == worker.address && $0.outcome.item.position == position })
         else { return false }
         requests[outcome.item.request]!.handedOver!.ahead.append((outcome, worker.address))
         return true
@@ -164,13 +171,15 @@ extension RouterState {
     }
 
     /// The coda has seen the chunk: log-probabilities or the next token.
-    private mutating func finishChunk(_ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Frame?) {
+    private mutating func finishChunk(
+        _ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Frame?, handedTo: String
+    ) {
         let end = item.position + item.count
         // A result before it was lost: what it said is needed first.
         let done = requests[item.request]!.done
         guard item.position == done else { return replay(item.request, from: done) }
         requests[item.request]!.chunksInFlight -= 1
-        requests[item.request]!.handedOver = nil
+        if handedTo.isEmpty { requests[item.request]!.handedOver = nil }
         requests[item.request]!.done = end
         cost.finish(depths: requests[item.request]!.depths[item.position..<end])
         let request = requests[item.request]!
@@ -190,7 +199,7 @@ extension RouterState {
             }
             emit(item.request, result.token, result.logprob)
         }
-        if requests[item.request] != nil { pump(item.request) }
+        if requests[item.request] != nil { pump(item.request, handedTo: handedTo) }
     }
 
     /// A new token: to the client now, to the model next.

@@ -26,6 +26,8 @@ public struct RouterState: Sendable {
         public var chunk = 64
         /// Chunks of one request between decider and coda.
         public var window = 4
+        /// New tokens in a row that workers may begin before the Router begins one again.
+        public var continuation = 16
         public var heartbeatMS = 250
         /// A worker silent for so long is lost.
         public var silenceMS = 3000
@@ -185,13 +187,30 @@ public struct RouterState: Sendable {
             let coda = peer(.coda, request)
         else { return nil }
         var onward = Anira_Worker_V1_Onward()
-        if item.stage == .decider {
-            guard let core = peer(.core, request) else { return nil }
-            onward.core = core
-        }
         onward.coda = coda
         onward.codaWork = codaWork(item.position..<(item.position + item.count), request)
+        guard let core = peer(.core, request) else { return item.stage == .decider ? nil : onward }
+        onward.core = core
+        if let continuation = continuation(request) { onward.continuation = continuation }
         return onward
+    }
+
+    /// What lets the workers go on with the tokens they draw: as many as are sure to be wanted and to have room, and whose
+    /// depths are the decider's to choose.
+    private mutating func continuation(_ request: Request) -> Anira_Worker_V1_Continuation? {
+        let tokens = min(
+            configuration.continuation, request.job.maxNewTokens - request.newTokens.count - 1,
+            configuration.model.maxPositionEmbeddings - request.tokens.count)
+        guard request.job.kind == .generate, tokens > 0,
+            request.tokens.count >= request.promptStart + request.job.depths.count,
+            let decider = peer(.decider, request)
+        else { return nil }
+        return .with {
+            $0.decider = decider
+            $0.tokens = UInt32(tokens)
+            $0.depth = wireRule(request.rule(configuration.model), request, known: false)
+            $0.stopTokens = request.job.stopTokens.sorted()
+        }
     }
 
     private mutating func peer(_ stage: StageKind, _ request: Request) -> Anira_Worker_V1_Peer? {

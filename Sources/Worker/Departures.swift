@@ -31,11 +31,11 @@ public struct Departures {
         self.handOver = handOver
     }
 
-    /// An item is computed. decidingNS: how much of its time went into choosing depths. work: what the outcome's rows
-    /// are for at `peer`, when there is one.
+    /// An item is computed. decidingNS: how much of its time went into choosing depths. next: what `peer` is to do with
+    /// the outcome's rows, or with the token drawn from them, when there is such a worker.
     public mutating func add(
         _ item: AdmittedItem, _ outcome: Outcome, decidingNS: UInt64 = 0, to peer: Anira_Worker_V1_Peer = .init(),
-        as work: Anira_Worker_V1_WorkItem.OneOf_Work? = nil
+        next: Anira_Worker_V1_WorkItem? = nil
     ) {
         var outcome = outcome
         let done = monotonicNanoseconds()
@@ -45,16 +45,12 @@ public struct Departures {
         outcome.item.queueUs = Float(item.admitted - taken) / 1000
         outcome.item.computeUs = Float(done - item.admitted) / 1000
         outcome.item.decideUs = Float(decidingNS) / 1000
-        guard let work, !peer.inbox.isEmpty else {
+        guard var next, !peer.inbox.isEmpty else {
             finished.append(Departure(item: item, done: done, outcome: outcome, to: peer, next: nil))
             return
         }
-        var next = item.work.item
-        next.work = work
         next.addressee = peer.worker
         next.enqueuedNs = done
-        next.onward.clearCore()
-        if case .coda = work { next.clearOnward() }
         finished.append(
             Departure(item: item, done: done, outcome: outcome, to: peer, next: Work(next, tensor: outcome.tensor)))
     }

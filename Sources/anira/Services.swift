@@ -124,10 +124,7 @@ struct WorkerOptions: ParsableArguments {
         configuration.residentMiB = residentMiB
         configuration.limits = rows.limits
         configuration.kv = service.compute.kv
-        // Nobody hands rows to a decider.
-        if stage != .decider {
-            configuration.inbox = inbox.map { $0 == "none" ? nil : $0 } ?? Self.inbox(beside: connect, name)
-        }
+        configuration.inbox = inbox.map { $0 == "none" ? nil : $0 } ?? Self.inbox(beside: connect, name)
         configuration.inboxAddress = inboxAddress
         let worker = try build(configuration, try service.checkpoint(), Context(), service.log(name))
         let signals = StopSignals(supervised: service.supervised) { worker.stop() }

@@ -52,7 +52,8 @@ def test_a_mistake_is_found_and_named(tmp_path, name, right, wrong, place):
 def containers(binary, shipped, tmp_path):
     """The four services as the file starts them; (processes, address of clients, what replaces what)."""
     services = compose_spec.PyCompose.from_yaml(FILE.read_text()).to_dict()["services"]
-    clients, workers, inboxes = free_port(), free_port(), {"core": free_port(), "coda": free_port()}
+    clients, workers = free_port(), free_port()
+    inboxes = {stage: free_port() for stage in ("decider", "core", "coda")}
     processes = {}
 
     def here(word, name):

@@ -8,9 +8,12 @@ import Testing
 @Suite("Whatever happens to workers, clients see the same tokens once")
 struct ChaosTests {
     private func begin(_ checkpoint: String, handsOver: Bool) -> Suite {
-        var suite = Suite(checkpoint, chunk: 3, window: 3, handsOver: handsOver) { $0.maxDeliveries = 1000 }
+        var suite = Suite(checkpoint, chunk: 3, window: 3, handsOver: handsOver) {
+            $0.maxDeliveries = 1000
+            $0.continuation = 3
+        }
         for index in 0..<6 {
-            suite.generate("r\(index)", prompt(3 + 4 * index), new: 4, session: index % 3 == 0 ? "s" : "") {
+            suite.generate("r\(index)", prompt(3 + 4 * index), new: 7, session: index % 3 == 0 ? "s" : "") {
                 $0.generate.include.exitDistributions = index % 2 == 0
                 if index == 4 {
                     $0.generate.depth.policy = "per_token"

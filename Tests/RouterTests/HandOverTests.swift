@@ -34,6 +34,106 @@ struct HandOverTests {
         #expect(suites[1].counters.lateResults == 0)
     }
 
+    @Test("Drawn tokens go back to the decider by themselves, so many that the Router begins one again")
+    func continuation() {
+        var suite = Suite("online-1x", handsOver: true) { $0.continuation = 3 }
+        suite.generate("r", prompt(5), new: 9)
+        suite.run()
+        #expect(suite.ending("r").completed.tokens.count == 9)
+        #expect(suite.players["coda"]!.computed.map(\.position) == Array(0..<13))
+        // The prompt, and every fourth token; the ninth is not computed.
+        #expect(suite.handedOut == 3)
+        #expect(suite.cancels.isEmpty && suite.counters.lateResults == 0)
+    }
+
+    @Test("Results that are tokens ahead of those before them wait for their turn")
+    func farAhead() {
+        var suite = Suite(handsOver: true)
+        suite.generate("r", prompt(5), new: 5) { $0.generate.include.exitDistributions = true }
+        var quiet = Suite()
+        quiet.generate("r", prompt(5), new: 5) { $0.generate.include.exitDistributions = true }
+        quiet.run()
+        var results: [(name: String, outcomes: [Outcome])] = []
+        for _ in 0..<5 {
+            for name in ["decider", "core", "coda"] { results.append((name, suite.compute(name, suite.take(name)))) }
+        }
+        for result in results.dropFirst().reversed() { suite.deliver(result.name, result.outcomes) }
+        #expect(suite.streamed("r").isEmpty)
+        suite.deliver(results[0].name, results[0].outcomes)
+        #expect(suite.ending("r").completed.tokens == quiet.ending("r").completed.tokens)
+        #expect(suite.ending("r").completed.exitDistributions == quiet.ending("r").completed.exitDistributions)
+        #expect(suite.counters.lateResults == 0)
+    }
+
+    @Test("Nothing is computed beyond a stop token, the last token or the model's positions")
+    func ends() {
+        var suite = Suite(handsOver: true)
+        let room = suite.model.maxPositionEmbeddings
+        suite.generate("stop", prompt(5), new: 50) { $0.generate.stopTokens = [19] }
+        suite.generate("length", prompt(5), new: 3)
+        suite.generate("context", prompt(room - 2), new: 50)
+        suite.run()
+        #expect(suite.ending("stop").completed.tokens == [13, 16, 19])
+        #expect(suite.ending("length").completed.tokens.count == 3)
+        #expect(suite.ending("context").completed.finishReason == "context")
+        #expect(suite.cancels.isEmpty && suite.counters.lateResults == 0)
+        let computed = suite.players["decider"]!.computed.count
+        #expect(computed == 7 + 7 + room)
+    }
+
+    @Test("Tokens whose depths the client gives begin at the Router")
+    func given() {
+        var suite = Suite(handsOver: true)
+        suite.generate("r", prompt(3), new: 6) {
+            $0.generate.depth.policy = "per_token"
+            $0.generate.depth.values = [2, 2, 2, 3, 3]
+        }
+        var work = suite.take("decider")
+        #expect(work[0].item.hasOnward && !work[0].item.onward.hasContinuation)
+        suite.answer("decider", work)
+        suite.answer("core", suite.take("core"))
+        suite.answer("coda", suite.take("coda"))
+        work = suite.take("decider")
+        #expect(Array(work[0].item.decider.depths) == [3])
+        suite.answer("decider", work)
+        suite.run()
+        // Beyond the list the rule decides: position mod K + 1.
+        let k = suite.model.maxDepth
+        #expect(suite.ending("r").completed.depths == [2, 3, 3, 5 % k + 1, 6 % k + 1, 7 % k + 1].map(Int32.init))
+        // The prompt and two given tokens.
+        #expect(suite.handedOut == 3)
+    }
+
+    @Test("A worker that dies while tokens go round is replaced", arguments: StageKind.allCases)
+    func deathBetweenTokens(_ stage: StageKind) {
+        var quiet = Suite()
+        quiet.generate("r", prompt(5), new: 20)
+        quiet.run()
+        var suite = Suite(handsOver: true)
+        suite.generate("r", prompt(5), new: 20)
+        for _ in 0..<4 { for name in ["decider", "core", "coda"] { suite.answer(name, suite.take(name)) } }
+        suite.work(until: stage)
+        suite.connect(stage.rawValue, stage, incarnation: 2)
+        suite.run()
+        #expect(suite.ending("r").completed.tokens == quiet.ending("r").completed.tokens)
+        #expect(suite.endings("r").count == 1)
+    }
+
+    @Test("A cancelled request's tokens stop going round")
+    func cancelBetweenTokens() {
+        var suite = Suite(handsOver: true)
+        suite.generate("r", prompt(5), new: 20)
+        suite.work(until: .coda)
+        let drawn = suite.compute("coda", suite.take("coda"))
+        #expect(suite.players["decider"]!.inbox.count == 1)
+        suite.send(.cancel("r", id: "c"))
+        #expect(suite.players["decider"]!.inbox.isEmpty)
+        suite.deliver("coda", drawn)
+        suite.run()
+        #expect(suite.players["core"]!.computed.count == 5)
+        #expect(suite.state.activeRequests == 0)
+    }
+
     @Test("Chunks that others of the request may overtake come by way of the Router")
     func several() {
         var suite = Suite(chunk: 2, handsOver: true)

@@ -39,6 +39,8 @@ struct Suite {
     let handsOver: Bool
     /// What workers hand over is lost on the way.
     var losesHandOvers = false
+    /// Items that came from the Router itself.
+    private(set) var handedOut = 0
     let model: ModelConfiguration
     let fingerprint: String
     /// Nanoseconds.
@@ -139,18 +141,32 @@ struct Suite {
 
     /// As workers do: rows with a way named go to the next worker at once.
     private mutating func handOver(_ item: Anira_Worker_V1_WorkItem, _ outcome: inout Outcome, _ stage: StageKind) {
-        let peer = stage == .decider ? item.onward.core : item.onward.coda
-        guard item.hasOnward, !peer.inbox.isEmpty, outcome.tensor != nil else { return }
         var next = item
-        next.onward.clearCore()
-        if stage == .decider {
-            next.core.depths = outcome.item.decider.depths
+        let peer: Anira_Worker_V1_Peer
+        switch (stage, outcome.item.outcome) {
+        case (.decider, .decider(let result)):
+            peer = item.onward.core
+            next.core.depths = result.depths
             next.core.depth = item.decider.depth
-            next.core.depth.distributions = item.decider.depth.distributions && outcome.item.decider.depths.isEmpty
-        } else {
+            next.core.depth.distributions = item.decider.depth.distributions && result.depths.isEmpty
+        case (.core, .core):
+            peer = item.onward.coda
             next.coda = item.onward.codaWork
-            next.clearOnward()
+        case (.coda, .coda(let result)):
+            let continuation = item.onward.continuation
+            guard result.sampled, continuation.tokens > 0, !continuation.stopTokens.contains(result.token) else {
+                return
+            }
+            peer = continuation.decider
+            next.position += next.count
+            next.count = 1
+            next.onward.continuation.tokens -= 1
+            next.decider.tokens = [result.token]
+            next.decider.depths = Data()
+            next.decider.depth = continuation.depth
+        default: return
         }
+        guard !peer.inbox.isEmpty else { return }
         outcome.item.handedTo = peer.worker
         guard !losesHandOvers else { return }
         change(Array(peer.worker.utf8)) {
@@ -215,7 +231,9 @@ struct Suite {
                 replies.append(Reply(message: message, tensors: tensors, client: client))
             case .readyAck(_, let address): acknowledged.append(address)
             case .refuse(let message, _): refused.append(message)
-            case .work(let work, let address): change(address) { $0.inbox += work }
+            case .work(let work, let address):
+                handedOut += work.count
+                change(address) { $0.inbox += work }
             case .cancel(let request, let attempt, let address):
                 cancels.append((request, address))
                 change(address) {
