@@ -1,18 +1,20 @@
 // Attention of query rows over gathered cache rows. Included once per variant, after rows.h.
 //
-// The sums, whatever the way to them: a dot product in sixteen lanes over d, folded by the tree of vector.h; a weighted
-// value in sequence over positions.
+// The sums, whatever the way to them: a dot product in sixteen lanes over d, folded by the tree of vector.h. Positions come
+// in spans of eight, and weights are e^(score - the greatest one so far, this span's included): where a span raises it, what
+// was summed before is scaled down first. Weighted values are added in sequence over positions, weights in eight lanes, and
+// the one is divided by the other's sum at the end.
 //
-// Few queries (`gathered`): cache rows lie apart and each holds all heads, so both passes walk positions outermost, a few
-// at a time: each row is then read once, from end to end, which the CPU's own prefetcher follows, and serves all queries
-// while it is in the nearest cache.
+// Few queries (`gathered`): cache rows lie apart and each holds all heads, so that one pass walks the positions outermost, a
+// span at a time: each row is read once, keys and then values, from end to end, and serves all queries while it is in the
+// nearest cache. The next span's rows are asked for meanwhile.
 //
 // Many queries that share a list (`packed`, the chunks of a prompt): each head's keys are copied in panels of sixteen
 // positions and its values side by side, so that a tile of queries passes over them as in a matrix product. A lane of the
 // dot product is then a vector over positions, and the tree folds whole vectors.
 #include "vector.h"
 
-enum { STEP = 4 };  // positions together: their dot products share the loads of q and one fold
+enum { SPAN = 8, STEP = 4 };  // positions of a step: their dot products share the loads of q and one fold
 
 typedef _Float16 halves16 __attribute__((vector_size(32)));
 typedef uint16_t upper16 __attribute__((vector_size(32)));
@@ -59,34 +61,62 @@ typedef struct {
     int count, kv_heads, shared, d;  // count: the most any query sees; shared: query heads that read the same KV head
 } Gather;
 
-// Query rows q [m, heads, d], ldq floats apart; row r sees the first counts[r] positions. scores: [m, heads, pitch].
+// Query rows q [m, heads, d], ldq floats apart; row r sees the first counts[r] positions.
 typedef struct {
     const float *q;
     size_t ldq;
     const int32_t *counts;
     int m;
-    float *scores;
-    size_t pitch;
+    float *scratch;
 } Queries;
 
 INLINE const char *cache_row(const Gather *g, int position) {
     return (const char *)g->cache->rows + g->rows[position] * g->cache->stride;
 }
 
-// ---- few queries ------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------------------
 
-// The rows of positions first..<first+STEP, the last position repeated past the end.
-INLINE void gather_step(const Gather *g, int first, const char *rows[STEP]) {
-    for (int j = 0; j < STEP; j++) rows[j] = cache_row(g, first + j < g->count ? first + j : g->count - 1);
+INLINE v8 first_half(v16 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+INLINE v8 second_half(v16 v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
+INLINE v16 widened(v8 v) { return __builtin_shufflevector(v, (v8){0}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+INLINE v16 halves(float a, float b) { return (v16){a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b}; }
+
+// The greatest of lanes 0..7 in each of them, likewise of 8..15.
+INLINE v16 largest_of_halves(v16 v) {
+    v = larger(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    v = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    return larger(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
 }
 
-// The dot products of one query head with the keys of a step.
-INLINE v4 dot_step(const anira_kv_type type, const float *q, const char *const keys[STEP], size_t at, int d) {
+INLINE int any_above(v16 a, v16 b) { return __builtin_reduce_or(a > b); }
+
+// ---- few queries ------------------------------------------------------------------------------------------
+
+// Of two heads of one query, a half each: the greatest score so far, the weights summed so far, the scores and then weights
+// of the span.
+typedef struct {
+    v16_anywhere most, total, span;
+} HeadPair;
+
+INLINE HeadPair *pairs_of(const Queries *x, int r, int heads) { return (HeadPair *)x->scratch + r * ((heads + 1) / 2); }
+
+INLINE float *span_of(HeadPair *pairs, int h) { return (float *)&pairs[h / 2].span + h % 2 * SPAN; }
+
+// Asks for element i of a row, once a cache line.
+INLINE void ask_cached(const anira_kv_type type, const char *p, size_t i) {
+    if (type == ANIRA_KV_F32 || i % 32 == 0) __builtin_prefetch(p + anira_cached_size(type) * i);
+}
+
+// The dot products of one query head with the keys of a step.  keys[SPAN...]: of the step a span later.
+INLINE v4 dot_step(const anira_kv_type type, const float *q, const char *const *keys, size_t at, int d) {
     v16 acc[STEP] = {{0}};
     int i = 0;
     for (; d - i >= 16; i += 16) {
         v16 part = load(q + i);
-        for (int j = 0; j < STEP; j++) acc[j] = fma16(part, load_cached(type, keys[j], at + (size_t)i), acc[j]);
+        for (int j = 0; j < STEP; j++) {
+            acc[j] = fma16(part, load_cached(type, keys[j], at + (size_t)i), acc[j]);
+            ask_cached(type, keys[SPAN + j], at + (size_t)i);
+        }
     }
     if (i < d) {
         v16 part = load_first(q + i, d - i);
@@ -96,28 +126,42 @@ INLINE v4 dot_step(const anira_kv_type type, const float *q, const char *const k
     return sums(acc[0], acc[1], acc[2], acc[3]);
 }
 
-// scores[r, h, j] = q[r, h] . key[j] * scale, for all heads of the rows that see a position of the step.
-INLINE void dot_keys(const anira_kv_type type, const Gather *g, const Queries *x, float scale) {
-    for (int first = 0; first < g->count; first += STEP) {
-        const char *keys[STEP];
-        gather_step(g, first, keys);
-        for (int r = 0; r < x->m; r++) {
-            if (x->counts[r] <= first) continue;
-            const float *q = x->q + (size_t)r * x->ldq;
-            float *scores = x->scores + (size_t)(r * g->kv_heads * g->shared) * x->pitch + first;
-            for (int kv = 0, h = 0; kv < g->kv_heads; kv++) {
-                size_t at = g->cache->keys + (size_t)kv * (size_t)g->d;
-                for (int end = h + g->shared; h < end; h++) {
-                    v4 dots = dot_step(type, q + h * g->d, keys, at, g->d) * scale;
-                    memcpy(scores + (size_t)h * x->pitch, &dots, sizeof dots);
-                }
+// The scores of all heads of one query for a span.
+INLINE void score_span(const anira_kv_type type, const Gather *g, const char *const *rows, const float *q, float scale,
+                       HeadPair *pairs) {
+    for (int step = 0; step < SPAN; step += STEP)
+        for (int kv = 0, h = 0; kv < g->kv_heads; kv++) {
+            size_t at = g->cache->keys + (size_t)kv * (size_t)g->d;
+            for (int end = h + g->shared; h < end; h++) {
+                v4 dots = dot_step(type, q + h * g->d, rows + step, at, g->d) * scale;
+                memcpy(span_of(pairs, h) + step, &dots, sizeof dots);
             }
         }
-    }
 }
 
-// out[h, 0..<16*chunks] += sum over `positions` of weights[j] * value[j], in sequence.  chunks is a constant.
-INLINE void add_values(const anira_kv_type type, const int chunks, const char *const values[STEP], size_t at,
+// Scores of which the first `visible` of each half count become weights. True when a maximum rose: then `factors` says, for
+// each half, by how much what was summed before has to be scaled.
+INLINE int weigh_span(HeadPair *pair, int visible, v16 *factors) {
+    const i16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
+    v16 scores = choose(lane < visible, pair->span, splat(-__builtin_inff()));
+    int rises = any_above(scores, pair->most);
+    if (rises) {
+        v16 most = larger(largest_of_halves(scores), pair->most);
+        *factors = exp16(pair->most - most);
+        pair->total *= *factors;
+        pair->most = most;
+    }
+    pair->span = exp16(scores - pair->most);
+    pair->total += pair->span;
+    return rises;
+}
+
+INLINE void scale_row(float *x, int n, float factor) {
+    for (int i = 0; i < n; i += 16) store_first(x + i, load_first(x + i, n - i) * factor, n - i);
+}
+
+// out[0..<16*chunks] += sum over `positions` of weights[j] * value[j], in sequence.  chunks is a constant.
+INLINE void add_values(const anira_kv_type type, const int chunks, const char *const *values, size_t at,
                        const float *weights, int positions, float *out, int valid) {
     v16 acc[4];
 #pragma clang loop unroll(full)
@@ -125,45 +169,59 @@ INLINE void add_values(const anira_kv_type type, const int chunks, const char *c
     for (int j = 0; j < positions; j++) {
         v16 weight = splat(weights[j]);
 #pragma clang loop unroll(full)
-        for (int c = 0; c < chunks; c++)
+        for (int c = 0; c < chunks; c++) {
             acc[c] = fma16(weight, load_first_cached(type, values[j], at + 16 * (size_t)c, valid - 16 * c), acc[c]);
+            ask_cached(type, values[SPAN + j], at + 16 * (size_t)c);
+        }
     }
 #pragma clang loop unroll(full)
     for (int c = 0; c < chunks; c++) store_first(out + 16 * c, acc[c], valid - 16 * c);
 }
 
-// out[r, h] = sum over j of scores[r, h, j] * value[j].  out: [m, heads, d], ldo floats apart.
-INLINE void weigh_values(const anira_kv_type type, const Gather *g, const Queries *x, float *out, size_t ldo) {
+// One query takes a span of which it sees `visible` positions: its heads' sums [heads, d] go on.
+INLINE void attend_span(const anira_kv_type type, const Gather *g, const char *const *rows, const float *q, int visible,
+                        float scale, HeadPair *pairs, float *sums) {
     const int d = g->d, heads = g->kv_heads * g->shared;
-    for (int r = 0; r < x->m; r++) memset(out + (size_t)r * ldo, 0, (size_t)(heads * d) * sizeof(float));
-    for (int first = 0; first < g->count; first += STEP) {
-        const char *values[STEP];
-        gather_step(g, first, values);
-        for (int r = 0; r < x->m; r++) {
-            int positions = x->counts[r] - first < STEP ? x->counts[r] - first : STEP;
-            if (positions <= 0) continue;
-            float *sum = out + (size_t)r * ldo;
-            for (int kv = 0, h = 0; kv < g->kv_heads; kv++) {
-                size_t at = g->cache->values + (size_t)(kv * d);
-                for (int end = h + g->shared; h < end; h++) {
-                    const float *row = x->scores + (size_t)(r * heads + h) * x->pitch + first;
-                    size_t i = 0;
-                    for (; d - (int)i >= 64; i += 64)
-                        add_values(type, 4, values, at + i, row, positions, sum + h * d + i, 64);
-                    for (; (int)i < d; i += 16)
-                        add_values(type, 1, values, at + i, row, positions, sum + h * d + i, d - (int)i);
-                }
-            }
-        }
+    score_span(type, g, rows, q, scale, pairs);
+    for (int h = 0; h < heads; h += 2) {
+        v16 factors;
+        if (!weigh_span(pairs + h / 2, visible, &factors)) continue;
+        scale_row(sums + h * d, d, factors[0]);
+        if (h + 1 < heads) scale_row(sums + (h + 1) * d, d, factors[SPAN]);
+    }
+    for (int h = 0; h < heads; h++) {
+        const float *weights = span_of(pairs, h);
+        float *sum = sums + h * d;
+        size_t at = g->cache->values + (size_t)(h / g->shared * d), i = 0;
+        for (; d - (int)i >= 64; i += 64) add_values(type, 4, rows, at + i, weights, visible, sum + i, 64);
+        for (; (int)i < d; i += 16) add_values(type, 1, rows, at + i, weights, visible, sum + i, d - (int)i);
     }
 }
 
 INLINE void gathered(const anira_kv_type type, const Gather *g, const Queries *x, float scale, float *out, size_t ldo) {
-    const int heads = g->kv_heads * g->shared;
-    dot_keys(type, g, x, scale);
+    const int d = g->d, heads = g->kv_heads * g->shared;
+    const HeadPair none = {splat(-__builtin_inff()), splat(0), splat(0)};
+    for (int r = 0; r < x->m; r++) {
+        for (int h = 0; h < heads; h += 2) pairs_of(x, r, heads)[h / 2] = none;
+        memset(out + (size_t)r * ldo, 0, (size_t)(heads * d) * sizeof(float));
+    }
+    for (int first = 0; first < g->count; first += SPAN) {
+        // This span's rows and the next one's; the last position is repeated past the end.
+        const char *rows[2 * SPAN];
+        for (int j = 0; j < 2 * SPAN; j++) rows[j] = cache_row(g, first + j < g->count ? first + j : g->count - 1);
+        for (int r = 0; r < x->m; r++) {
+            int visible = x->counts[r] - first < SPAN ? x->counts[r] - first : SPAN;
+            if (visible <= 0) continue;
+            attend_span(type, g, rows, x->q + (size_t)r * x->ldq, visible, scale, pairs_of(x, r, heads),
+                        out + (size_t)r * ldo);
+        }
+    }
     for (int r = 0; r < x->m; r++)
-        for (int h = 0; h < heads; h++) softmax(x->scores + (size_t)(r * heads + h) * x->pitch, x->counts[r]);
-    weigh_values(type, g, x, out, ldo);
+        for (int h = 0; h < heads; h++) {
+            v16 total = pairs_of(x, r, heads)[h / 2].total;
+            float weight = sum(widened(h % 2 ? second_half(total) : first_half(total)));
+            scale_row(out + (size_t)r * ldo + h * d, d, 1.0f / weight);
+        }
 }
 
 // ---- many queries that share a list -------------------------------------------------------------------------
@@ -283,13 +341,68 @@ static void weigh_block(int n, const float *weights, size_t pitch, const float *
             weigh_tile(1, 1, weights + (size_t)r * pitch, pitch, values + i, padded, positions, out + r * padded + i);
 }
 
+// The spans of a block of values that raise a maximum, a bit each.
+typedef uint32_t Rises __attribute__((may_alias));
+
+// One query's scores become weights, zeros from `count` on up to a multiple of sixteen; returns their sum. factors: for each
+// span, by how much what was summed before it has to be scaled, 1 but for those in `rises`. most: room for as many.
+INLINE float weigh_scores(float *scores, int count, float *factors, Rises *rises, float *most) {
+    const float least = -__builtin_inff();
+    const int rest = count & 15, panels = (count + 15) / 16;
+    if (rest) store(scores + count - rest, keep_first(load(scores + count - rest), rest, splat(least)));
+    for (int panel = 0; panel < panels; panel++) {
+        v16 tops = largest_of_halves(load(scores + panel * 16));
+        most[2 * panel] = tops[0];
+        most[2 * panel + 1] = tops[SPAN];
+    }
+    float greatest = least;
+    for (int span = 0; span < 2 * panels; span++) {
+        const int block = span * SPAN / VALUE_BLOCK, bit = span % (VALUE_BLOCK / SPAN);
+        rises[block] = (bit > 0 ? rises[block] : 0) | (Rises)(most[span] > greatest) << bit;
+        factors[span] = greatest;
+        greatest = most[span] > greatest ? most[span] : greatest;
+        most[span] = greatest;
+    }
+    for (int span = 0; span < 2 * panels; span += 16) {
+        const int valid = 2 * panels - span;
+        store_first(factors + span, exp16(load_first(factors + span, valid) - load_first(most + span, valid)), valid);
+    }
+    v8 total = {0};
+    for (int at = 0; at < count; at += 16) {
+        const int span = at / SPAN;
+        v16 weights = exp16(load(scores + at) - halves(most[span], most[span + 1]));
+        total = (total * factors[span] + first_half(weights)) * factors[span + 1] + second_half(weights);
+        store(scores + at, weights);
+    }
+    return sum(widened(total));
+}
+
+// Positions from..<to of n queries' lists, all in one block. Their sums [n, padded] are scaled at the spans that raise one's
+// maximum. Weights of a query are pitch apart, factors pitch / SPAN.
+static void weigh_spans(int n, const float *weights, size_t pitch, const float *factors, Rises rises, const float *values,
+                        int padded, int from, int to, float *sums) {
+    for (int end; from < to; from = end) {
+        const int span = from % VALUE_BLOCK / SPAN;
+        for (int r = 0; r < n && from % SPAN == 0 && (rises >> span & 1); r++)
+            scale_row(sums + r * padded, padded, factors[(size_t)r * (pitch / SPAN) + from / SPAN]);
+        const Rises later = rises >> span >> 1;
+        end = later ? (from / SPAN + 1 + __builtin_ctz(later)) * SPAN : to;
+        if (end > to) end = to;
+        weigh_block(n, weights + from, pitch, values + (size_t)from * (size_t)padded, padded, end - from, sums);
+    }
+}
+
 // All queries' heads that read KV head kv, GROUP at a time.
-static void attend_packed(const Gather *g, const Queries *x, int kv, int padded, const float *keys, const float *values,
-                        float *work, float scale, float *out, size_t ldo) {
-    float *q = work, *sum = q + GROUP * padded, *scores = sum + GROUP * padded;
+static void attend_packed(const Gather *g, const Queries *x, int kv, int padded, size_t pitch, const float *keys,
+                          const float *values, float *work, float scale, float *out, size_t ldo) {
+    float *q = work, *sums = q + GROUP * padded, *scores = sums + GROUP * padded, *factors = scores + GROUP * pitch;
+    float *room = factors + GROUP * (pitch / SPAN);
+    Rises *rises = (Rises *)(room + pitch / SPAN);  // [GROUP][blocks]
+    const size_t blocks = (pitch + VALUE_BLOCK - 1) / VALUE_BLOCK;
     for (int first = 0, total = x->m * g->shared; first < total; first += GROUP) {
         const int n = total - first < GROUP ? total - first : GROUP;
         int counts[GROUP], most = 0;
+        float weight[GROUP];
         memset(q, 0, (size_t)(2 * GROUP * padded) * sizeof(float));
         for (int i = 0; i < n; i++) {
             const int r = (first + i) / g->shared, h = kv * g->shared + (first + i) % g->shared;
@@ -300,42 +413,47 @@ static void attend_packed(const Gather *g, const Queries *x, int kv, int padded,
         for (int position = 0; position < most; position += 16) {
             const float *panel = keys + (size_t)position * (size_t)padded;
             for (int i = 0; i < n; i += TILE_QUERIES) {
-                float *to = scores + (size_t)i * x->pitch + position;
-                if (n - i >= 3) dot_panel(3, q + i * padded, padded, panel, scale, to, x->pitch);
-                else if (n - i == 2) dot_panel(2, q + i * padded, padded, panel, scale, to, x->pitch);
-                else dot_panel(1, q + i * padded, padded, panel, scale, to, x->pitch);
+                float *to = scores + (size_t)i * pitch + position;
+                if (n - i >= 3) dot_panel(3, q + i * padded, padded, panel, scale, to, pitch);
+                else if (n - i == 2) dot_panel(2, q + i * padded, padded, panel, scale, to, pitch);
+                else dot_panel(1, q + i * padded, padded, panel, scale, to, pitch);
             }
         }
-        for (int i = 0; i < n; i++) softmax(scores + (size_t)i * x->pitch, counts[i]);
+        for (int i = 0; i < n; i++)
+            weight[i] = weigh_scores(scores + (size_t)i * pitch, counts[i], factors + (size_t)i * (pitch / SPAN),
+                                     rises + i * blocks, room);
         for (int from = 0; from < most; from += VALUE_BLOCK)
             for (int i = 0, here; i < n; i += here) {
                 here = n - i < VALUE_QUERIES ? n - i : VALUE_QUERIES;
                 // What all queries of the tile see, then each one's rest.
                 int end = from + VALUE_BLOCK, common = end;
-                for (int r = 0; r < here; r++) common = counts[i + r] < common ? counts[i + r] : common;
-                if (common < from) common = from;
-                weigh_block(here, scores + (size_t)i * x->pitch + from, x->pitch, values + (size_t)from * (size_t)padded,
-                            padded, common - from, sum + i * padded);
+                Rises any = 0;
                 for (int r = i; r < i + here; r++) {
-                    int rest = (counts[r] < end ? counts[r] : end) - common;
-                    if (rest > 0)
-                        weigh_block(1, scores + (size_t)r * x->pitch + common, x->pitch,
-                                    values + (size_t)common * (size_t)padded, padded, rest, sum + r * padded);
+                    common = counts[r] < common ? counts[r] : common;
+                    if (from < counts[r]) any |= rises[r * blocks + from / VALUE_BLOCK];
                 }
+                if (common < from) common = from;
+                weigh_spans(here, scores + (size_t)i * pitch, pitch, factors + (size_t)i * (pitch / SPAN), any, values,
+                            padded, from, common, sums + i * padded);
+                for (int r = i; r < i + here; r++)
+                    weigh_spans(1, scores + (size_t)r * pitch, pitch, factors + (size_t)r * (pitch / SPAN), any, values,
+                                padded, common, counts[r] < end ? counts[r] : end, sums + r * padded);
             }
         for (int i = 0; i < n; i++) {
             const int r = (first + i) / g->shared, h = kv * g->shared + (first + i) % g->shared;
-            memcpy(out + (size_t)r * ldo + h * g->d, sum + i * padded, (size_t)g->d * sizeof(float));
+            scale_row(sums + i * padded, padded, 1.0f / weight[i]);
+            memcpy(out + (size_t)r * ldo + h * g->d, sums + i * padded, (size_t)g->d * sizeof(float));
         }
     }
 }
 
 INLINE void packed(const anira_kv_type type, const Gather *g, const Queries *x, float scale, float *out, size_t ldo) {
     const int padded = (g->d + 15) & ~15;
-    float *keys = x->scores, *values = keys + x->pitch * (size_t)padded, *work = values + x->pitch * (size_t)padded;
+    const size_t pitch = ((size_t)g->count + 15) & ~(size_t)15;
+    float *keys = x->scratch, *values = keys + pitch * (size_t)padded, *work = values + pitch * (size_t)padded;
     for (int kv = 0; kv < g->kv_heads; kv++) {
         pack_head(type, g, kv, padded, keys, values);
-        attend_packed(g, x, kv, padded, keys, values, work, scale, out, ldo);
+        attend_packed(g, x, kv, padded, pitch, keys, values, work, scale, out, ldo);
     }
 }
 
@@ -352,7 +470,7 @@ static void attention(const float *q, int ldq, const int32_t *counts, int m, con
     int count = 0;
     for (int r = 0; r < m; r++) count = counts[r] > count ? counts[r] : count;
     const Gather g = {cache, rows, count, kv_heads, heads / kv_heads, d};
-    const Queries x = {q, (size_t)ldq, counts, m, scratch, ((size_t)count + 15) & ~(size_t)15};
+    const Queries x = {q, (size_t)ldq, counts, m, scratch};
     switch (cache->type) {
     case ANIRA_KV_F32: return attend(ANIRA_KV_F32, &g, &x, scale, out, (size_t)ldo);
     case ANIRA_KV_F16: return attend(ANIRA_KV_F16, &g, &x, scale, out, (size_t)ldo);

@@ -109,10 +109,11 @@ void anira_attention(const float *q, int ldq, const int32_t *counts, int m, cons
 
 size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d) {
     size_t columns = ((size_t)count + 15) & ~(size_t)15, padded = ((size_t)d + 15) & ~(size_t)15;
-    // Scores of every query, or a head's keys and values and the queries, sums and scores of a group of twelve.
+    // Of every query and pair of heads 48, or a head's keys and values and the queries, sums, weights and factors of twelve.
     int shared = heads / kv_heads, few = (ANIRA_PACKED_QUERIES - 1) / shared;
-    size_t gathered = (size_t)(m < few ? m : few) * (size_t)heads * columns;
-    size_t packed = m * shared < ANIRA_PACKED_QUERIES ? 0 : 2 * columns * padded + 12 * (2 * padded + columns);
+    size_t gathered = (size_t)(m < few ? m : few) * (size_t)((heads + 1) / 2) * 48;
+    size_t packed = m * shared < ANIRA_PACKED_QUERIES
+                        ? 0 : 2 * columns * padded + 12 * (2 * padded + columns + columns / 8 + columns / 64 + 1) + columns / 8;
     return gathered > packed ? gathered : packed;
 }
 

@@ -8,10 +8,12 @@ struct AttentionCase: Sendable {
     var d = 64
     var count = 64
     var seed: UInt64 = 1
+    /// Largest element of a query: the larger, the further apart the scores.
+    var reach: Float = 2
 
     var width: Int { kvHeads * d }
     var stride: Int { 2 * width + 5 }
-    var query: [Float] { values(heads * d, in: -2...2, seed: seed) }
+    var query: [Float] { values(heads * d, in: -reach...reach, seed: seed) }
     var cache: [Float] { values(stride * 2 * count, in: -2...2, seed: seed + 1) }
     /// Every other row, last first, so that neither order nor neighbourhood is assumed.
     var rows: [UInt32] { (0..<count).map { UInt32(2 * (count - 1 - $0)) } }
@@ -65,6 +67,13 @@ struct AttentionCase: Sendable {
         #expect(largestDifference(attention.fast(cache: attention.cache), attention.naive()) < 1e-5)
     }
 
+    /// Weights down to nothing, and maxima that rise at many places.
+    @Test(arguments: [1, 7, 8, 9, 40, 150], [20, 200] as [Float])
+    func `scores far apart equal the naive attention`(count: Int, reach: Float) {
+        let attention = AttentionCase(heads: 3, kvHeads: 3, d: 24, count: count, reach: reach)
+        #expect(largestDifference(attention.fast(cache: attention.cache), attention.naive()) < 1e-4)
+    }
+
     @Test(arguments: [1, 2, 4, 8])
     func `query heads share KV heads`(kvHeads: Int) {
         let attention = AttentionCase(kvHeads: kvHeads, count: 21)
@@ -97,12 +106,16 @@ struct AttentionCase: Sendable {
         #expect(bits(attention.fast(cache: shifted, offset: offset)) == bits(attention.fast(cache: attention.cache)))
     }
 
-    /// Also where so many share a list that it is packed first: groups of twelve, blocks of 64 positions.
-    @Test(arguments: [1, 2, 3, 9, 14, 40], [(24, 37), (64, 37), (33, 150), (16, 64)])
-    func `queries together give what each gives alone`(m: Int, shape: (d: Int, count: Int)) {
+    /// Also where so many share a list that it is packed first: groups of twelve, blocks of 64 positions, in which maxima
+    /// rise at other places for each.
+    @Test(
+        arguments: [1, 2, 3, 9, 14, 40],
+        [(24, 37, 2), (64, 37, 20), (33, 150, 2), (33, 150, 20), (16, 64, 2), (16, 73, 200)])
+    func `queries together give what each gives alone`(m: Int, shape: (d: Int, count: Int, reach: Float)) {
         let counts = (0..<m).map { Int32(shape.count - (5 * $0) % (shape.count - 6)) }
         let cases = counts.indices.map {
-            AttentionCase(heads: 4, kvHeads: 2, d: shape.d, count: shape.count, seed: UInt64($0 * 2 + 1))
+            AttentionCase(
+                heads: 4, kvHeads: 2, d: shape.d, count: shape.count, seed: UInt64($0 * 2 + 1), reach: shape.reach)
         }
         let shared = cases[0]
         let found = shared.together(cases.map(\.query), counts: counts)
