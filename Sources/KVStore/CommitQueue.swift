@@ -9,7 +9,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
         /// Records from this position on are void.
         var voidFrom: Int?
         /// Keys and values, positions ascending.
-        var records: [(key: [UInt8], value: [UInt8])] = []
+        var records: [(key: [UInt8], value: ArraySlice<UInt8>)] = []
         var length = 0
         var info: SessionInfo
         var kind = Kind.put
@@ -193,13 +193,14 @@ extension CommitQueue {
             let removed = try txn.deleteRange("kv", from: Key.position(write.session, from)) {
                 Key.parse($0)?.session == write.session
             }
-            stored.bytes -= removed.bytes
+            stored.bytes -= removed.bytes - removed.count * Key.recordBytes
         }
         for record in write.records {
             if try txn.put("kv", record.key, record.value, appending: true) == .inserted { figures.fallbacks += 1 }
+            let bytes = record.value.count + record.key.count - Key.recordBytes
             figures.records += 1
-            figures.rawBytes += record.value.count
-            stored.bytes += record.value.count
+            figures.rawBytes += bytes
+            stored.bytes += bytes
         }
         stored.info = write.info
         // Chunks of a session may end out of order.

@@ -28,6 +28,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     /// Transactions hold it shared, growing the map exclusively: the map may only move while none is open.
     private var growth = pthread_rwlock_t()
     private static let open = Mutex<Set<String>>([])
+    /// Bytes of a page of the file.
+    public let pageBytes: Int
 
     /// path: folder of data.mdb. names: the named databases. mapBytes: address space reserved at first.
     public init(path: String, access: Access, names: [String], mapBytes: Int = 64 << 30) throws {
@@ -48,6 +50,9 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
             }
         }
         env = try Self.openEnvironment(path, access, mapBytes: mapBytes)
+        var pages = MDB_stat()
+        mdb_env_stat(env, &pages)
+        pageBytes = Int(pages.ms_psize)
         succeeded = true  // from here on deinit undoes everything
         pthread_rwlock_init(&growth, nil)
         try checkFile()

@@ -74,7 +74,7 @@ public final class KVInspector {
             }
         }
         self.meta = meta
-        guard meta["schema"] == Layout.schema else {
+        guard let schema = meta["schema"], [Layout.schema, Layout.earlierSchema].contains(schema) else {
             throw KVStoreError(
                 .foreign, "read", path: path,
                 advice: "its schema is \(meta["schema"] ?? "missing"), this program's is \(Layout.schema)")
@@ -96,8 +96,8 @@ public final class KVInspector {
     public func summary() throws -> Summary {
         var bytes = 0
         let counts = try environment.read { txn in
-            try txn.scan("kv", from: []) { _, value in
-                bytes += value.count
+            try txn.scan("kv", from: []) { key, value in
+                bytes += value.count + max(0, key.count - Key.recordBytes)
                 return true
             }
             return (sessions: try txn.count("sessions"), tokens: try txn.count("kv"))
@@ -118,7 +118,7 @@ public final class KVInspector {
                 guard let parts = Key.parse(key) else { return true }
                 var known = histograms[parts.session] ?? ([Int](repeating: 0, count: shape.maxEntries), 0)
                 if parts.deepest < known.counts.count { known.counts[parts.deepest] += 1 }
-                known.bytes += value.count
+                known.bytes += value.count + key.count - Key.recordBytes
                 histograms[parts.session] = known
                 return true
             }
@@ -156,13 +156,13 @@ public final class KVInspector {
                 guard let parts = Key.parse(key), parts.session == session, parts.position < range.upperBound else {
                     return false
                 }
-                let record = try Record.parse(value, shape, deepest: parts.deepest).mapError { damage in
+                let record = try Record.parse(value, of: key, shape, deepest: parts.deepest).mapError { damage in
                     KVStoreError(
                         .damaged, "read position \(parts.position) of session \(session) in", path: path,
                         advice: "\(damage)")
                 }.get()
                 var shown = Position(
-                    session: session, position: parts.position, entries: record.entries, bytes: value.count,
+                    session: session, position: parts.position, entries: record.entries, bytes: record.count,
                     keyNorms: [], valueNorms: [])
                 for entry in 0..<record.entries {
                     record.floats(entry, shape, to: row)
@@ -202,7 +202,7 @@ public final class KVInspector {
                     problems.append(
                         Problem(session: parts.session, position: parts.position, key: hex, problem: problem))
                 }
-                if case .failure(let damage) = Record.parse(value, shape, deepest: parts.deepest) {
+                if case .failure(let damage) = Record.parse(value, of: key, shape, deepest: parts.deepest) {
                     report("\(damage)")
                 }
                 let expected = last?.session == parts.session ? last!.position + 1 : 0

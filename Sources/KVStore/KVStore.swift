@@ -137,7 +137,8 @@ public final class KVStore {
             try txn.scan("kv", from: Key.position(id, session.length)) { key, value in
                 guard let parts = Key.parse(key), parts.session == id, parts.position == session.length,
                     parts.position < end,
-                    case .success(let record) = Record.parse(value, shape, deepest: parts.deepest), record.type == type
+                    case .success(let record) = Record.parse(value, of: key, shape, deepest: parts.deepest),
+                    record.type == type
                 else { return false }
                 guard resident.makeRoom(record.entries, keeping: id, mayDrop: mayDrop) else {
                     throw KVStoreError(
@@ -197,7 +198,7 @@ public final class KVStore {
     ) {
         let session = resident.sessions[id]!
         for position in positions { resident.seal(session, position) }
-        guard session.persist, writer != nil else { return completion(nil) }
+        guard session.persist, let environment, writer != nil else { return completion(nil) }
         var write = CommitQueue.Write(session: id, info: session.info, completion: completion)
         write.voidFrom = voids.removeValue(forKey: id)
         write.records = positions.map { position in
@@ -205,8 +206,9 @@ public final class KVStore {
             let entries = (0..<count).map {
                 UnsafeRawPointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride)
             }
-            let key = Key.record(id, position, deepest: count - 1)
-            return (key, Record.encode(entries, shape, type))
+            let record = Record.encode(entries, shape, type)
+            let cut = record.count - Record.end(of: record.count, page: environment.pageBytes)
+            return (Key.record(id, position, deepest: count - 1, end: record[cut...]), record[..<cut])
         }
         write.length = positions.upperBound
         session.stored = max(write.voidFrom.map { min($0, session.stored) } ?? session.stored, positions.upperBound)

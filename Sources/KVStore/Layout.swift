@@ -3,7 +3,9 @@ import Foundation
 /// What an environment holds and which model it belongs to: the `meta` database, readable as text in a dump.
 enum Layout {
     static let databases = ["meta", "sessions", "kv"]
-    static let schema = "1"
+    static let schema = "2"
+    /// The same without ends of records in keys: read as it is, and written in the present schema from then on.
+    static let earlierSchema = "1"
 
     /// Writes `meta` into a new environment; refuses one of another schema, model or shape, naming both values.
     static func claim(_ environment: Environment, _ c: KVStoreConfiguration) throws {
@@ -19,20 +21,21 @@ enum Layout {
         }
         for (key, expected) in values where key != "dtype" {
             let found = try value(key, in: environment)
-            guard found == expected else {
+            guard found == expected || (key == "schema" && found == earlierSchema) else {
                 throw KVStoreError(
                     .foreign, "use", path: environment.path,
                     advice: "its \(key) is \(found ?? "missing"), this service's is \(expected): "
                         + "choose another --data folder or the model that wrote it")
             }
         }
-        try note(c.storedType, in: environment)
+        // Older records may be of another type: each says its own.
+        try note("dtype", c.storedType.rawValue, in: environment)
+        try note("schema", schema, in: environment)
     }
 
-    /// Older records may be of another type: each says its own.
-    private static func note(_ type: StoredType, in environment: Environment) throws {
-        guard try value("dtype", in: environment) != type.rawValue else { return }
-        try environment.write { try $0.put("meta", Array("dtype".utf8), Array(type.rawValue.utf8)) }
+    private static func note(_ key: String, _ new: String, in environment: Environment) throws {
+        guard try value(key, in: environment) != new else { return }
+        try environment.write { try $0.put("meta", Array(key.utf8), Array(new.utf8)) }
     }
 
     static func value(_ key: String, in environment: Environment) throws -> String? {

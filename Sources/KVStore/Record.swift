@@ -34,6 +34,9 @@ public enum StoredType: String, Sendable, Codable, CaseIterable {
 
 /// Keys of the `kv` and `sessions` databases: big-endian, so that hex dumps sort and read.
 enum Key {
+    /// Bytes of a `kv` key without the end of its record.
+    static let recordBytes = 13
+
     /// session u64
     static func session(_ id: UInt64) -> [UInt8] { withUnsafeBytes(of: id.bigEndian) { Array($0) } }
 
@@ -42,14 +45,14 @@ enum Key {
         Key.session(session) + withUnsafeBytes(of: UInt32(position).bigEndian) { Array($0) }
     }
 
-    /// session u64 · position u32 · deepest entry u8
-    static func record(_ session: UInt64, _ position: Int, deepest: Int) -> [UInt8] {
-        Key.position(session, position) + [UInt8(deepest)]
+    /// session u64 · position u32 · deepest entry u8 · the end of the record, mostly empty
+    static func record(_ session: UInt64, _ position: Int, deepest: Int, end: ArraySlice<UInt8> = []) -> [UInt8] {
+        Key.position(session, position) + [UInt8(deepest)] + end
     }
 
     /// The parts of a `kv` key; nil when it is not one.
     static func parse(_ bytes: UnsafeRawBufferPointer) -> (session: UInt64, position: Int, deepest: Int)? {
-        guard bytes.count == 13 else { return nil }
+        guard (recordBytes...(recordBytes + Record.longestEnd)).contains(bytes.count) else { return nil }
         return (
             UInt64(bigEndian: bytes.loadUnaligned(as: UInt64.self)),
             Int(UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self))), Int(bytes[12])
@@ -57,7 +60,8 @@ enum Key {
     }
 }
 
-/// One record of the `kv` database: all entries of one position behind a 16 byte header.
+/// One record of the `kv` database: all entries of one position behind a 16 byte header. It is the key's value, but for a few
+/// bytes at its end where those would need another page: they end the key (docs/store.md, "Pages").
 ///
 /// | offset | bytes | |
 /// |---|---|---|
@@ -72,6 +76,17 @@ enum Key {
 enum Record {
     static let headerBytes = 16
     static let version: UInt8 = 1
+    /// Most bytes that a key takes over.
+    static let longestEnd = 256
+
+    /// How many bytes at the end of a record of `count` go into its key, on LMDB pages of `page` bytes. A value takes a run of
+    /// pages behind 16 bytes of LMDB's own, unless two of them with their keys fit one page.
+    static func end(of count: Int, page: Int) -> Int {
+        let full = (count + 16) / page
+        guard full > 0 else { return 0 }
+        let beyond = count + 16 - full * page
+        return beyond <= longestEnd ? beyond : 0
+    }
 
     static func encode(_ entries: [UnsafeRawPointer], _ shape: CacheShape, _ type: StoredType) -> [UInt8] {
         let payload = entries.count * shape.rowFloats * type.size
@@ -87,14 +102,16 @@ enum Record {
                 let place = raw.baseAddress! + headerBytes + index * shape.rowFloats * type.size
                 place.copyMemory(from: entry, byteCount: shape.rowFloats * type.size)
             }
-            raw.storeBytes(of: checksum(UnsafeRawBufferPointer(raw)).littleEndian, toByteOffset: 8, as: UInt32.self)
+            let sum = checksum(UnsafeRawBufferPointer(raw), end: UnsafeRawBufferPointer(start: nil, count: 0))
+            raw.storeBytes(of: sum.littleEndian, toByteOffset: 8, as: UInt32.self)
             count = headerBytes + payload
         }
     }
 
-    private static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+    private static func checksum(_ bytes: UnsafeRawBufferPointer, end: UnsafeRawBufferPointer) -> UInt32 {
         let header = anira_crc32c(0, bytes.baseAddress, 8)
-        return anira_crc32c(header, bytes.baseAddress! + headerBytes, bytes.count - headerBytes)
+        let floats = anira_crc32c(header, bytes.baseAddress! + headerBytes, bytes.count - headerBytes)
+        return anira_crc32c(floats, end.baseAddress, end.count)
     }
 
     /// A record whose header, size and checksum were found right.
@@ -102,35 +119,40 @@ enum Record {
         let entries: Int
         let type: StoredType
         fileprivate let bytes: UnsafeRawBufferPointer
+        fileprivate let end: UnsafeRawBufferPointer
+
+        /// Bytes of the whole record.
+        var count: Int { bytes.count + end.count }
 
         /// Copies entry `index` as it is to `target`.
         func copy(_ index: Int, _ shape: CacheShape, to target: UnsafeMutableRawPointer) {
             let size = shape.rowFloats * type.size
-            target.copyMemory(from: bytes.baseAddress! + headerBytes + index * size, byteCount: size)
+            let start = headerBytes + index * size
+            let inValue = max(0, min(size, bytes.count - start))
+            target.copyMemory(from: bytes.baseAddress! + min(start, bytes.count), byteCount: inValue)
+            guard inValue < size, let rest = end.baseAddress else { return }
+            (target + inValue).copyMemory(from: rest + (start + inValue - bytes.count), byteCount: size - inValue)
         }
 
         /// Entry `index` as float32.
         func floats(_ index: Int, _ shape: CacheShape, to target: UnsafeMutablePointer<Float>) {
-            let place = bytes.baseAddress! + headerBytes + index * shape.rowFloats * type.size
-            switch type {
-            case .f32: UnsafeMutableRawPointer(target).copyMemory(from: place, byteCount: shape.rowFloats * 4)
-            case .f16:
+            guard type != .f32 else { return copy(index, shape, to: target) }
+            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: shape.rowFloats) { bits in
+                copy(index, shape, to: bits.baseAddress!)
                 for i in 0..<shape.rowFloats {
-                    target[i] = Float(Float16(bitPattern: place.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)))
-                }
-            case .bf16:
-                for i in 0..<shape.rowFloats {
-                    let bits = place.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)
-                    target[i] = Float(bitPattern: UInt32(bits) << 16)
+                    target[i] =
+                        type == .f16 ? Float(Float16(bitPattern: bits[i])) : Float(bitPattern: UInt32(bits[i]) << 16)
                 }
             }
         }
     }
 
-    /// Checks `bytes` against the shape and the key's deepest entry; the reason when they do not fit.
+    /// Checks the value of `key` against the shape and the key's deepest entry; the reason when they do not fit. The record
+    /// is valid as long as both.
     static func parse(
-        _ bytes: UnsafeRawBufferPointer, _ shape: CacheShape, deepest: Int
+        _ bytes: UnsafeRawBufferPointer, of key: UnsafeRawBufferPointer, _ shape: CacheShape, deepest: Int
     ) -> Result<View, RecordDamage> {
+        let end = UnsafeRawBufferPointer(rebasing: key.dropFirst(Key.recordBytes))
         guard bytes.count >= headerBytes else { return .failure("\(bytes.count) bytes are no record") }
         guard bytes[0] == version else { return .failure("record version \(bytes[0]), expected \(version)") }
         guard Int(bytes[1]) < StoredType.allCases.count else { return .failure("unknown stored type \(bytes[1])") }
@@ -141,11 +163,11 @@ enum Record {
             return .failure("\(entries) entries under a key of deepest entry \(deepest)")
         }
         guard Int(bytes[3]) == shape.layers, width == shape.width,
-            bytes.count == headerBytes + entries * shape.rowFloats * type.size
+            bytes.count + end.count == headerBytes + entries * shape.rowFloats * type.size
         else { return .failure("its shape or size does not fit the store's") }
         let stored = UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
-        guard stored == checksum(bytes) else { return .failure("its checksum does not match its bytes") }
-        return .success(View(entries: entries, type: type, bytes: bytes))
+        guard stored == checksum(bytes, end: end) else { return .failure("its checksum does not match its bytes") }
+        return .success(View(entries: entries, type: type, bytes: bytes, end: end))
     }
 }
 

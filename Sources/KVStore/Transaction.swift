@@ -39,7 +39,9 @@ public struct Transaction: ~Copyable {
     /// Writes key and value. appending: the key is expected after all others, which fills pages; when it is not,
     /// it is inserted where it belongs.
     @discardableResult
-    public func put(_ name: String, _ key: [UInt8], _ value: [UInt8], appending: Bool = false) throws -> PutOutcome {
+    public func put(
+        _ name: String, _ key: [UInt8], _ value: some ContiguousBytes, appending: Bool = false
+    ) throws -> PutOutcome {
         let database = try database(name)
         return try withValue(key) { key in
             try withValue(value) { value in
@@ -99,7 +101,8 @@ public struct Transaction: ~Copyable {
         return last
     }
 
-    /// Deletes keys from `start` on while `matches`, at most `limit`; returns how many and their values' bytes.
+    /// Deletes keys from `start` on while `matches`, at most `limit`; returns how many and the bytes of their
+    /// keys and values.
     @discardableResult
     public func deleteRange(
         _ name: String, from start: [UInt8], limit: Int = .max, while matches: (UnsafeRawBufferPointer) -> Bool
@@ -111,7 +114,7 @@ public struct Transaction: ~Copyable {
                 var result = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
                 while result == MDB_SUCCESS, deleted.count < limit, matches(key.bytes) {
                     deleted.count += 1
-                    deleted.bytes += value.mv_size
+                    deleted.bytes += key.mv_size + value.mv_size
                     try check(mdb_cursor_del(cursor, 0), "delete from")
                     result = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)
                 }
@@ -135,7 +138,7 @@ public struct Transaction: ~Copyable {
         try body(cursor!)
     }
 
-    private func withValue<R>(_ bytes: [UInt8], _ body: (inout MDB_val) throws -> R) rethrows -> R {
+    private func withValue<R>(_ bytes: some ContiguousBytes, _ body: (inout MDB_val) throws -> R) rethrows -> R {
         try bytes.withUnsafeBytes {
             var value = MDB_val(mv_size: $0.count, mv_data: UnsafeMutableRawPointer(mutating: $0.baseAddress))
             return try body(&value)

@@ -50,7 +50,7 @@ import Testing
         defer { store.close() }
         let text = try tool("mdb_dump", "-p", "-s", "meta", path)
         #expect(text.contains(" fingerprint\n model-a\n"))
-        #expect(text.contains(" schema\n 1\n"))
+        #expect(text.contains(" schema\n 2\n"))
     }
 
     @Test func aCompactedCopyOfALiveStoreIsWhole() throws {

@@ -23,9 +23,9 @@ import Testing
 
     @Test func anotherSchemaIsRefusedNamingBoth() throws {
         try KVStore(configuration(path)).close()
-        try edit(path) { try $0.put("meta", Array("schema".utf8), Array("2".utf8)) }
+        try edit(path) { try $0.put("meta", Array("schema".utf8), Array("3".utf8)) }
         let error = #expect(throws: KVStoreError.self) { try KVStore(configuration(path)) }
-        #expect("\(error!)".contains("schema is 2") && "\(error!)".contains("is 1"))
+        #expect("\(error!)".contains("schema is 3") && "\(error!)".contains("is 2"))
         #expect(throws: KVStoreError.self) { try KVInspector(path: path) }
     }
 
