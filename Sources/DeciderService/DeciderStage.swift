@@ -106,6 +106,6 @@ public final class DeciderStage: Stage {
             $0.depth.distributions = work.depth.distributions && outcome.decider.depths.isEmpty
         }
         departures.add(
-            item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: next.onward.core, next: next)
+            item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: departures.onward(item).core, next: next)
     }
 }

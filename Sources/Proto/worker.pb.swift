@@ -207,20 +207,22 @@ public nonisolated struct Anira_Worker_V1_WorkItem: @unchecked Sendable {
     set {_uniqueStorage()._enqueuedNs = newValue}
   }
 
-  /// where the rows go next; absent: the result takes them to the Router
-  public var onward: Anira_Worker_V1_Onward {
-    get {_storage._onward ?? Anira_Worker_V1_Onward()}
+  /// an Onward, as the Router wrote it; empty: the result takes the rows to the Router
+  public var onward: Data {
+    get {_storage._onward}
     set {_uniqueStorage()._onward = newValue}
   }
-  /// Returns true if `onward` has been explicitly set.
-  public var hasOnward: Bool {_storage._onward != nil}
-  /// Clears the value of `onward`. Subsequent reads from it will return its default value.
-  public mutating func clearOnward() {_uniqueStorage()._onward = nil}
 
   /// worker → worker: routing id of the one it is meant for
   public var addressee: String {
     get {_storage._addressee}
     set {_uniqueStorage()._addressee = newValue}
+  }
+
+  /// tokens drawn after these rows that may go on without the Router
+  public var continuing: UInt32 {
+    get {_storage._continuing}
+    set {_uniqueStorage()._continuing = newValue}
   }
 
   public var work: OneOf_Work? {
@@ -266,7 +268,8 @@ public nonisolated struct Anira_Worker_V1_WorkItem: @unchecked Sendable {
   fileprivate var _storage = _StorageClass.defaultInstance
 }
 
-/// The rest of the way of a request's only chunk under way. The results come to the Router all the same.
+/// The rest of the way of a request's only chunk under way. The results come to the Router all the same. Workers hand it on as
+/// it is, and decode it once a request: it does not change from token to token.
 public nonisolated struct Anira_Worker_V1_Onward: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -330,9 +333,6 @@ public nonisolated struct Anira_Worker_V1_Continuation: Sendable {
   public var hasDecider: Bool {self._decider != nil}
   /// Clears the value of `decider`. Subsequent reads from it will return its default value.
   public mutating func clearDecider() {self._decider = nil}
-
-  /// how many may go on; the next one is the Router's again
-  public var tokens: UInt32 = 0
 
   public var depth: Anira_Worker_V1_DepthRule {
     get {_depth ?? Anira_Worker_V1_DepthRule()}
@@ -989,7 +989,7 @@ nonisolated extension Anira_Worker_V1_WorkBatch: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".WorkItem"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}session\0\u{1}position\0\u{1}count\0\u{1}persist\0\u{3}session_name\0\u{3}request_id\0\u{3}enqueued_ns\0\u{1}onward\0\u{1}addressee\0\u{2}\u{9}decider\0\u{1}core\0\u{1}coda\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}session\0\u{1}position\0\u{1}count\0\u{1}persist\0\u{3}session_name\0\u{3}request_id\0\u{3}enqueued_ns\0\u{1}onward\0\u{1}addressee\0\u{1}continuing\0\u{2}\u{8}decider\0\u{1}core\0\u{1}coda\0")
 
   fileprivate class _StorageClass {
     var _request: UInt64 = 0
@@ -1001,8 +1001,9 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
     var _sessionName: String = String()
     var _requestID: String = String()
     var _enqueuedNs: UInt64 = 0
-    var _onward: Anira_Worker_V1_Onward? = nil
+    var _onward: Data = Data()
     var _addressee: String = String()
+    var _continuing: UInt32 = 0
     var _work: Anira_Worker_V1_WorkItem.OneOf_Work?
 
       // This property is used as the initial default value for new instances of the type.
@@ -1025,6 +1026,7 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
       _enqueuedNs = source._enqueuedNs
       _onward = source._onward
       _addressee = source._addressee
+      _continuing = source._continuing
       _work = source._work
     }
   }
@@ -1053,8 +1055,9 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
         case 7: try { try decoder.decodeSingularStringField(value: &_storage._sessionName) }()
         case 8: try { try decoder.decodeSingularStringField(value: &_storage._requestID) }()
         case 9: try { try decoder.decodeSingularUInt64Field(value: &_storage._enqueuedNs) }()
-        case 10: try { try decoder.decodeSingularMessageField(value: &_storage._onward) }()
+        case 10: try { try decoder.decodeSingularBytesField(value: &_storage._onward) }()
         case 11: try { try decoder.decodeSingularStringField(value: &_storage._addressee) }()
+        case 12: try { try decoder.decodeSingularUInt32Field(value: &_storage._continuing) }()
         case 20: try {
           var v: Anira_Worker_V1_DeciderWork?
           var hadOneofValue = false
@@ -1133,11 +1136,14 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
       if _storage._enqueuedNs != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._enqueuedNs, fieldNumber: 9)
       }
-      try { if let v = _storage._onward {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
-      } }()
+      if !_storage._onward.isEmpty {
+        try visitor.visitSingularBytesField(value: _storage._onward, fieldNumber: 10)
+      }
       if !_storage._addressee.isEmpty {
         try visitor.visitSingularStringField(value: _storage._addressee, fieldNumber: 11)
+      }
+      if _storage._continuing != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._continuing, fieldNumber: 12)
       }
       switch _storage._work {
       case .decider?: try {
@@ -1174,6 +1180,7 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
         if _storage._enqueuedNs != rhs_storage._enqueuedNs {return false}
         if _storage._onward != rhs_storage._onward {return false}
         if _storage._addressee != rhs_storage._addressee {return false}
+        if _storage._continuing != rhs_storage._continuing {return false}
         if _storage._work != rhs_storage._work {return false}
         return true
       }
@@ -1277,7 +1284,7 @@ nonisolated extension Anira_Worker_V1_Onward: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Anira_Worker_V1_Continuation: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Continuation"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}decider\0\u{1}tokens\0\u{1}depth\0\u{3}stop_tokens\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}decider\0\u{1}depth\0\u{3}stop_tokens\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1286,9 +1293,8 @@ nonisolated extension Anira_Worker_V1_Continuation: SwiftProtobuf.Message, Swift
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._decider) }()
-      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.tokens) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._depth) }()
-      case 4: try { try decoder.decodeRepeatedInt32Field(value: &self.stopTokens) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._depth) }()
+      case 3: try { try decoder.decodeRepeatedInt32Field(value: &self.stopTokens) }()
       default: break
       }
     }
@@ -1302,21 +1308,17 @@ nonisolated extension Anira_Worker_V1_Continuation: SwiftProtobuf.Message, Swift
     try { if let v = self._decider {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
-    if self.tokens != 0 {
-      try visitor.visitSingularUInt32Field(value: self.tokens, fieldNumber: 2)
-    }
     try { if let v = self._depth {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
     } }()
     if !self.stopTokens.isEmpty {
-      try visitor.visitPackedInt32Field(value: self.stopTokens, fieldNumber: 4)
+      try visitor.visitPackedInt32Field(value: self.stopTokens, fieldNumber: 3)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Anira_Worker_V1_Continuation, rhs: Anira_Worker_V1_Continuation) -> Bool {
     if lhs._decider != rhs._decider {return false}
-    if lhs.tokens != rhs.tokens {return false}
     if lhs._depth != rhs._depth {return false}
     if lhs.stopTokens != rhs.stopTokens {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}

@@ -370,9 +370,10 @@ extension CoreStage {
         outcome.core.depths = Data(done.depths)
         outcome.core.distributions = done.distributions.flatMap(\.self)
         let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
+        let onward = departures.onward(done.item)
         var next = done.item.work.item
-        next.coda = next.onward.codaWork
+        next.coda = onward.codaWork
         departures.add(
-            done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: next.onward.coda, next: next)
+            done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda, next: next)
     }
 }

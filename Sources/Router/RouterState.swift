@@ -173,9 +173,13 @@ public struct RouterState: Sendable {
         case .core: wire.core = coreWork(item, range, request)
         case .coda: wire.coda = codaWork(range, request)
         }
-        if let onward = onward(item, request) {
-            wire.onward = onward
+        guard let onward = onward(item, request) else { return wire }
+        do {
+            wire.onward = try onward.serializedData()
+            if onward.hasContinuation { wire.continuing = UInt32(mostContinuing(request)) }
             requests[item.request]!.handedOver = HandedOver(position: item.position, stage: item.stage)
+        } catch {
+            actions.append(.log(.error, "cannot encode a request's way: \(error)"))
         }
         return wire
     }
@@ -195,19 +199,21 @@ public struct RouterState: Sendable {
         return onward
     }
 
-    /// What lets the workers go on with the tokens they draw: as many as are sure to be wanted and to have room, and whose
-    /// depths are the decider's to choose.
-    private mutating func continuation(_ request: Request) -> Anira_Worker_V1_Continuation? {
-        let tokens = min(
+    /// Tokens that workers may go on with: those sure to be wanted and to have room.
+    private func mostContinuing(_ request: Request) -> Int {
+        min(
             configuration.continuation, request.job.maxNewTokens - request.newTokens.count - 1,
             configuration.model.maxPositionEmbeddings - request.tokens.count)
-        guard request.job.kind == .generate, tokens > 0,
+    }
+
+    /// What lets the workers go on with the tokens they draw, if there are any whose depths are the decider's to choose.
+    private mutating func continuation(_ request: Request) -> Anira_Worker_V1_Continuation? {
+        guard request.job.kind == .generate, mostContinuing(request) > 0,
             request.tokens.count >= request.promptStart + request.job.depths.count,
             let decider = peer(.decider, request)
         else { return nil }
         return .with {
             $0.decider = decider
-            $0.tokens = UInt32(tokens)
             $0.depth = wireRule(request.rule(configuration.model), request, known: false)
             $0.stopTokens = request.job.stopTokens.sorted()
         }

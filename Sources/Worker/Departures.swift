@@ -16,6 +16,7 @@ public struct Departures {
     private let post: OutcomeSink
     private let handOver: HandOver
     private var finished: [Departure] = []
+    private var ways = Ways()
 
     private struct Departure {
         let item: AdmittedItem
@@ -30,6 +31,9 @@ public struct Departures {
         self.post = post
         self.handOver = handOver
     }
+
+    /// Where the Router lets the item's rows go from worker to worker; empty where it does not.
+    public mutating func onward(_ item: AdmittedItem) -> Anira_Worker_V1_Onward { ways.onward(item.work.item) }
 
     /// An item is computed. decidingNS: how much of its time went into choosing depths. next: what `peer` is to do with
     /// the outcome's rows, or with the token drawn from them, when there is such a worker.
@@ -57,12 +61,13 @@ public struct Departures {
 
     /// The step is over: hands rows over, then commits.
     public mutating func leave() {
-        var groups: [Anira_Worker_V1_Peer: [Int]] = [:]
+        var groups: [String: [Int]] = [:]
         for index in finished.indices where finished[index].next != nil {
-            groups[finished[index].to, default: []].append(index)
+            groups[finished[index].to.worker, default: []].append(index)
         }
-        for (peer, group) in groups where handOver(group.compactMap { finished[$0].next }, peer) {
-            for index in group { finished[index].outcome.item.handedTo = peer.worker }
+        for (worker, group) in groups
+        where handOver(group.compactMap { finished[$0].next }, finished[group[0]].to) {
+            for index in group { finished[index].outcome.item.handedTo = worker }
         }
         for departure in finished { commit(departure) }
         finished.removeAll(keepingCapacity: true)

@@ -19,7 +19,9 @@ struct CodaStageTests {
     private let decider = Anira_Worker_V1_Peer.with { ($0.inbox, $0.worker) = ("inproc://decider", "decider#1") }
 
     /// The result of one row at position 0, and what was handed on.
-    private func draw(_ change: (inout Anira_Worker_V1_WorkItem) -> Void) throws -> Seen {
+    private func draw(
+        _ change: (inout Anira_Worker_V1_WorkItem, inout Anira_Worker_V1_Onward) -> Void
+    ) throws -> Seen {
         let checkpoint = try Golden("early-1x").checkpoint
         let model = checkpoint.configuration
         let shape = CacheShape(layers: model.numCodaLayers, width: model.keyValueSize, maxEntries: 1)
@@ -35,16 +37,15 @@ struct CodaStageTests {
             })
         var item = Anira_Worker_V1_WorkItem()
         (item.request, item.session, item.count) = (7, 3, 1)
-        item.onward.core.worker = "core#1"
-        item.onward.coda.worker = "coda#1"
-        item.onward.codaWork.sample = true
-        item.onward.continuation = .with {
+        item.continuing = 2
+        item.coda.sample = true
+        var onward = Anira_Worker_V1_Onward()
+        onward.continuation = .with {
             $0.decider = decider
-            $0.tokens = 2
             $0.depth.rule = .cdf
         }
-        item.coda = item.onward.codaWork
-        change(&item)
+        change(&item, &onward)
+        item.onward = try onward.serializedData()
         let floats = (0..<model.hiddenSize).map { Float($0 % 7) - 3 }
         stage.admit(Work(item, tensor: floats.withUnsafeBufferPointer { Frame(floats: $0) }))
         while stage.pending > 0, stage.step() {}
@@ -53,7 +54,8 @@ struct CodaStageTests {
 
     @Test("to the decider, as the position after its row, with one token less to go")
     func continues() throws {
-        let seen = try draw { _ in }
+        var way = Data()
+        let seen = try draw { _, onward in way = (try? onward.serializedData()) ?? way }
         #expect(seen.outcomes.map(\.handedTo) == ["decider#1"])
         let next = try #require(seen.handedOver.first)
         #expect(next.peer == decider && next.rows.count == 1 && next.rows[0].tensor == nil)
@@ -62,17 +64,15 @@ struct CodaStageTests {
         #expect(item.addressee == "decider#1")
         #expect(item.decider.tokens == [seen.outcomes[0].coda.token] && item.decider.depths.isEmpty)
         #expect(item.decider.depth.rule == .cdf)
-        #expect(item.onward.continuation.tokens == 1)
-        #expect(item.onward.core.worker == "core#1" && item.onward.coda.worker == "coda#1")
+        #expect(item.continuing == 1 && item.onward == way)
     }
 
     @Test("to the Router only: a stop token, the last one, one that nothing was said about")
     func ends() throws {
-        let token = try draw { _ in }.outcomes[0].coda.token
-        let ends: [(inout Anira_Worker_V1_WorkItem) -> Void] = [
-            { $0.onward.continuation.stopTokens = [token] },
-            { $0.onward.continuation.tokens = 0 },
-            { $0.onward.clearContinuation() },
+        let token = try draw { _, _ in }.outcomes[0].coda.token
+        let ends: [(inout Anira_Worker_V1_WorkItem, inout Anira_Worker_V1_Onward) -> Void] = [
+            { $1.continuation.stopTokens = [token] }, { item, _ in item.continuing = 0 },
+            { $1.clearContinuation() },
         ]
         for end in ends {
             let seen = try draw(end)

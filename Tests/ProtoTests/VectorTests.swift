@@ -12,6 +12,7 @@ import Testing
         "Refused": Anira_Worker_V1_Refused.self, "WorkBatch": Anira_Worker_V1_WorkBatch.self,
         "ResultBatch": Anira_Worker_V1_ResultBatch.self, "Cancel": Anira_Worker_V1_Cancel.self,
         "Release": Anira_Worker_V1_Release.self, "Heartbeat": Anira_Worker_V1_Heartbeat.self,
+        "Onward": Anira_Worker_V1_Onward.self,
     ]
     static let commands: [String: Set<WorkerCommand>] = [
         "Ready": [.ready], "ReadyAck": [.readyAck], "Refused": [.refused], "WorkBatch": [.work],

@@ -12,7 +12,7 @@ struct HandOverTests {
         suite.generate("r", prompt(5), new: 2)
         let work = suite.take("decider")
         #expect(work.count == 1)
-        let onward = work[0].item.onward
+        let onward = work[0].item.way
         #expect(onward.core.worker == "core#1" && onward.coda.worker == "coda#1")
         #expect(onward.codaWork.sample)
         suite.answer("decider", work)
@@ -89,7 +89,7 @@ struct HandOverTests {
             $0.generate.depth.values = [2, 2, 2, 3, 3]
         }
         var work = suite.take("decider")
-        #expect(work[0].item.hasOnward && !work[0].item.onward.hasContinuation)
+        #expect(!work[0].item.onward.isEmpty && !work[0].item.way.hasContinuation)
         suite.answer("decider", work)
         suite.answer("core", suite.take("core"))
         suite.answer("coda", suite.take("coda"))
@@ -140,7 +140,7 @@ struct HandOverTests {
         suite.generate("r", prompt(6), new: 2)
         let work = suite.take("decider")
         #expect(work.count == 3)
-        #expect(work.allSatisfy { !$0.item.hasOnward })
+        #expect(work.allSatisfy { $0.item.onward.isEmpty })
         suite.answer("decider", work)
         suite.run()
         #expect(suite.ending("r").completed.tokens.count == 2)
@@ -218,7 +218,7 @@ struct HandOverTests {
         var suite = Suite(workers: StageKind.allCases.filter { $0 != stage }, handsOver: true)
         suite.connect(stage.rawValue, stage) { $0.inbox = "" }
         suite.generate("r", prompt(5), new: 3)
-        #expect(suite.take("decider").allSatisfy { $0.item.hasOnward == (stage == .decider) } == true)
+        #expect(suite.take("decider").allSatisfy { !$0.item.onward.isEmpty == (stage == .decider) } == true)
     }
 
     /// Results handed out again in any order moved `done` backwards: the request waited for ever.

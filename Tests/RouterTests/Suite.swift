@@ -142,25 +142,26 @@ struct Suite {
     /// As workers do: rows with a way named go to the next worker at once.
     private mutating func handOver(_ item: Anira_Worker_V1_WorkItem, _ outcome: inout Outcome, _ stage: StageKind) {
         var next = item
+        let onward = item.way
         let peer: Anira_Worker_V1_Peer
         switch (stage, outcome.item.outcome) {
         case (.decider, .decider(let result)):
-            peer = item.onward.core
+            peer = onward.core
             next.core.depths = result.depths
             next.core.depth = item.decider.depth
             next.core.depth.distributions = item.decider.depth.distributions && result.depths.isEmpty
         case (.core, .core):
-            peer = item.onward.coda
-            next.coda = item.onward.codaWork
+            peer = onward.coda
+            next.coda = onward.codaWork
         case (.coda, .coda(let result)):
-            let continuation = item.onward.continuation
-            guard result.sampled, continuation.tokens > 0, !continuation.stopTokens.contains(result.token) else {
+            let continuation = onward.continuation
+            guard result.sampled, item.continuing > 0, !continuation.stopTokens.contains(result.token) else {
                 return
             }
             peer = continuation.decider
             next.position += next.count
             next.count = 1
-            next.onward.continuation.tokens -= 1
+            next.continuing -= 1
             next.decider.tokens = [result.token]
             next.decider.depths = Data()
             next.decider.depth = continuation.depth
@@ -311,6 +312,11 @@ extension Suite.Player {
             return Outcome(result, tensor: item.coda.logits ? logits : nil)
         }
     }
+}
+
+extension Anira_Worker_V1_WorkItem {
+    /// `onward`, decoded; empty where there is none.
+    var way: Anira_Worker_V1_Onward { (try? Anira_Worker_V1_Onward(serializedBytes: onward)) ?? .init() }
 }
 
 extension ClientAddress {
