@@ -15,6 +15,8 @@ public final class LocalEngine {
     private var state: RouterState
     private let stages: [any Stage]
     private let inbox: Inbox
+    /// Rows at which products are at their best.
+    private let fullMatrix: Int
     private var replies: [String: [(reply: ClientReply, tensors: [Frame])]] = [:]
     private let client = ClientAddress(routingID: [0], isREQ: false, isJSON: false)
 
@@ -34,6 +36,7 @@ public final class LocalEngine {
         state = RouterState(configuration)
         let inbox = Inbox()
         self.inbox = inbox
+        fullMatrix = limits.decoding
         func store(_ stage: StageKind) throws -> KVStore {
             var worker = WorkerConfiguration(stage: stage, name: stage.rawValue, router: "", data: nil)
             worker.residentMiB = residentMiB
@@ -74,21 +77,30 @@ public final class LocalEngine {
                 now: monotonicNanoseconds()))
     }
 
-    /// One round: hands out work, steps every stage once, takes results. False when nothing is left to do.
+    /// One round: hands out work, steps every stage, takes results. False when nothing is left to do.
+    ///
+    /// The core steps again while its matrix is full and the coda's is not: rows leave it a few at a time when depths
+    /// differ, and the other stages are at their best with as many.
     public func step() -> Bool {
         perform(state.flush(now: monotonicNanoseconds()))
-        var moved = false
-        for kind in StageKind.allCases {
-            moved = stages[kind.index].step() || moved
-            let outcomes = inbox.outcomes[kind.index]
-            inbox.outcomes[kind.index] = []
-            if !outcomes.isEmpty {
-                perform(
-                    state.handle(.results(outcomes, from: Array(kind.rawValue.utf8)), now: monotonicNanoseconds()))
-            }
-            perform(state.flush(now: monotonicNanoseconds()))
-        }
+        var moved = step(.decider)
+        repeat {
+            guard step(.core) else { break }
+            moved = true
+        } while stages[StageKind.core.index].pending >= fullMatrix && stages[StageKind.coda.index].pending < fullMatrix
+        moved = step(.coda) || moved
         return moved || state.activeRequests > 0
+    }
+
+    private func step(_ kind: StageKind) -> Bool {
+        let moved = stages[kind.index].step()
+        let outcomes = inbox.outcomes[kind.index]
+        inbox.outcomes[kind.index] = []
+        if !outcomes.isEmpty {
+            perform(state.handle(.results(outcomes, from: Array(kind.rawValue.utf8)), now: monotonicNanoseconds()))
+        }
+        perform(state.flush(now: monotonicNanoseconds()))
+        return moved
     }
 
     /// Replies so far to the request `id`, oldest first.
