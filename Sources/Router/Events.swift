@@ -53,6 +53,8 @@ public struct TraceSpan: Sendable {
     let count: Int
     /// Chunks of one request that may be at the stage together have different lanes.
     let lane: Int
+    /// It came from the coda's slice of the position before, not from the Router.
+    let isContinued: Bool
     let times: ItemTimes
 }
 

@@ -16,6 +16,8 @@ struct Item: Sendable {
     var deliveries = 0
     /// Times it was handed out again because its worker never got it, or its result was lost.
     var recoveries = 0
+    /// decider: it came from the coda, not from here.
+    var isContinued = false
     /// When it was queued, later when it was leased.
     var enqueued: UInt64
 

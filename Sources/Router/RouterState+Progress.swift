@@ -105,6 +105,7 @@ extension RouterState {
         else { return enqueue(item) }
         var item = item
         item.deliveries += 1
+        item.isContinued = item.stage == .decider
         workers[name]!.lease(item)
         guard let waiting = requests[item.request]!.handedOver else { return }
         requests[item.request]!.handedOver!.position = item.position
@@ -120,7 +121,8 @@ extension RouterState {
         TraceSpan(
             request: item.request, id: requests[item.request]?.clientID ?? "", worker: name,
             process: workers[name]?.pid ?? 0, stage: item.stage, position: item.position, count: item.count,
-            lane: item.position / max(1, configuration.chunk) % configuration.window, times: times)
+            lane: item.position / max(1, configuration.chunk) % configuration.window, isContinued: item.isContinued,
+            times: times)
     }
 
     /// Keeps a result that came before those of the stages ahead of it; false when it is late.

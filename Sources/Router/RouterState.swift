@@ -138,6 +138,7 @@ public struct RouterState: Sendable {
                 guard let request = requests[item.request], request.attempt == item.attempt else { continue }
                 var delivered = item
                 delivered.deliveries += 1
+                delivered.isContinued = false
                 batch.append(Work(wireItem(delivered, request), tensor: item.tensor))
                 delivered.enqueued = now
                 workers[name]!.lease(delivered)

@@ -15,6 +15,8 @@ final class TraceFile {
     private let path: String
     private var buffer: [String] = []
     private var named: Set<String> = []
+    /// A place in the coda's last slice of each request, from where the next token may go on.
+    private var drawn: [UInt64: (process: Int32, line: Int, time: UInt64)] = [:]
     private var failed = false
     private let log: Logger
 
@@ -59,6 +61,7 @@ final class TraceFile {
             Self.event(
                 "request \(id)", "X", process: getpid(), line: Self.line(request), at: start,
                 extra: #""dur":\#(Self.micros(end - start))"#))
+        drawn[request] = nil
         flush()
         named = named.filter { !$0.contains(" ") }  // names of lines: only those of running requests need be known
     }
@@ -69,17 +72,20 @@ final class TraceFile {
         flush(last: true)
     }
 
-    /// From the Router's line of the request to the stage's slice, and from the coda's back.
+    /// From the Router's line of the request, or the coda's slice, to the stage's slice, and from the coda's back.
     private func arrow(_ span: TraceSpan, _ line: Int) {
         let id = #""cat":"item","id":"\#(span.request).\#(span.position)","bp":"e""#
-        let home = Self.line(span.request)
+        let home = (process: getpid(), line: Self.line(span.request), time: span.times.sent)
         let inside = span.times.admitted + (span.times.done - span.times.admitted) / 2
         if span.stage == .decider {
-            buffer.append(Self.event("item", "s", process: getpid(), line: home, at: span.times.sent, extra: id))
+            let from = span.isContinued ? drawn[span.request] ?? home : home
+            buffer.append(Self.event("item", "s", process: from.process, line: from.line, at: from.time, extra: id))
         }
         buffer.append(Self.event("item", "t", process: span.process, line: line, at: inside, extra: id))
         if span.stage == .coda {
-            buffer.append(Self.event("item", "f", process: getpid(), line: home, at: span.times.settled, extra: id))
+            buffer.append(
+                Self.event("item", "f", process: home.process, line: home.line, at: span.times.settled, extra: id))
+            drawn[span.request] = (span.process, line, inside)
         }
     }
 

@@ -44,6 +44,8 @@ def test_a_trace_opens_as_json_and_follows_every_item_through_all_processes(mode
     for steps in flows.values():
         assert [e["ph"] for e in sorted(steps, key=lambda e: e["ts"])] == ["s", "t", "t", "t", "f"]
         assert len({e["pid"] for e in steps}) == 4
+    # A token drawn goes on from the coda.
+    assert {e["pid"] for e in events if e["ph"] == "s"} == {names["router"], names["coda-0"]}
     # Slices of one line lie side by side, as viewers need them.
     lines = defaultdict(list)
     for event in events:
