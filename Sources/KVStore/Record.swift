@@ -79,8 +79,8 @@ enum Record {
     /// Most bytes that a key takes over.
     static let longestEnd = 256
 
-    /// How many bytes at the end of a record of `count` go into its key, on LMDB pages of `page` bytes. A value takes a run of
-    /// pages behind 16 bytes of LMDB's own, unless two of them with their keys fit one page.
+    /// How many bytes at the end of a record of `count` go into its key, on LMDB pages of `page` bytes: those beyond whole
+    /// pages, 16 bytes of which are LMDB's own.
     static func end(of count: Int, page: Int) -> Int {
         let full = (count + 16) / page
         guard full > 0 else { return 0 }

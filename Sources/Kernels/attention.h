@@ -78,7 +78,9 @@ INLINE const char *cache_row(const Gather *g, int position) {
 
 INLINE v8 first_half(v16 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
 INLINE v8 second_half(v16 v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
-INLINE v16 widened(v8 v) { return __builtin_shufflevector(v, (v8){0}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+INLINE v16 widened(v8 v) {
+    return __builtin_shufflevector(v, (v8){0}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 INLINE v16 halves(float a, float b) { return (v16){a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b}; }
 
 // The greatest of lanes 0..7 in each of them, likewise of 8..15.
