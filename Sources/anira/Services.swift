@@ -212,12 +212,15 @@ final class StopSignals {
 
     init(supervised: Bool, stop: @escaping @Sendable () -> Void) {
         signal(SIGPIPE, SIG_IGN)
-        for number in [SIGTERM, SIGINT] {
-            signal(number, SIG_IGN)
-            guard number == SIGTERM || !supervised else { continue }
+        if supervised { signal(SIGINT, SIG_IGN) }
+        for number in supervised ? [SIGTERM] : [SIGTERM, SIGINT] {
+            // Never ignored: a signal that comes before the source is registered ends the process, as if it had come earlier.
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+            let registered = DispatchSemaphore(value: 0)
+            source.setRegistrationHandler { registered.signal() }
             source.setEventHandler(handler: stop)
             source.resume()
+            registered.wait()
             sources.append(source)
         }
         if supervised { watchParent(stop) }

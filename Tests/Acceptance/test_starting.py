@@ -3,11 +3,14 @@
 import json
 import signal
 import socket
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
 import checkpoints
-from suite import Dealer, Refused, Suite, alive, fingerprint, free_port, run
+from suite import BINARY, Dealer, Refused, Suite, alive, fingerprint, free_port, run
 
 pytestmark = pytest.mark.usefixtures("binary")
 
@@ -148,3 +151,34 @@ def test_five_starts_and_stops_on_one_data_folder_work(model, tmp_path):
     for i in range(5):
         with Suite(model.path, tmp_path / str(i), data=tmp_path / "data") as suite, Dealer(suite.endpoint) as client:
             assert client.score([1, 2, 3])["depths"]
+
+
+# --- stopping while starting -----------------------------------------------------------------------------------
+
+def mask(pid, name):
+    """A signal mask of /proc/PID/status; 0 once the process has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(next((line.split()[1] for line in lines if line.startswith(f"{name}:")), "0"), 16)
+
+
+@pytest.mark.parametrize("service", ("router", "decider", "core", "coda"))
+def test_a_service_never_ignores_sigterm(model, tmp_path, service):
+    """Between ignoring the signal and hearing of it, one that came was lost: the supervisor waited in vain."""
+    endpoint = f"ipc://{tmp_path}/workers"
+    place = ("--workers", endpoint, "--endpoint", f"ipc://{tmp_path}/clients") if service == "router" else \
+        ("--connect", endpoint)
+    process = subprocess.Popen([BINARY, service, "--model", model.path, "--data", tmp_path / "data", *place],
+                               stderr=subprocess.DEVNULL)
+    bit = 1 << (signal.SIGTERM - 1)
+    deadline = time.monotonic() + 20
+    try:
+        while not mask(process.pid, "SigCgt") & bit and process.poll() is None and time.monotonic() < deadline:
+            assert not mask(process.pid, "SigIgn") & bit
+        assert mask(process.pid, "SigCgt") & bit
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
