@@ -121,26 +121,17 @@ public final class CodaStage: Stage {
             outcome.coda.logits = work.logits
             if work.logits { tensor = Frame(floats: UnsafeBufferPointer(start: logits, count: item.count * size)) }
         }
-        let continuation = departures.onward(item).continuation
-        departures.add(
-            item, Outcome(outcome, tensor: tensor), to: continuation.decider,
-            next: continued(item, continuation, with: outcome.coda))
-    }
-
-    /// The drawn token's own way through the stages, where the Router has left it to the workers.
-    private func continued(
-        _ item: AdmittedItem, _ continuation: Anira_Worker_V1_Continuation, with result: Anira_Worker_V1_CodaResult
-    ) -> Anira_Worker_V1_WorkItem? {
-        var next = item.work.item
-        guard result.sampled, next.continuing > 0, !continuation.stopTokens.contains(result.token) else { return nil }
-        next.position = UInt32(item.range.upperBound)
-        next.count = 1
-        next.continuing -= 1
-        next.decider = .with {
-            $0.tokens = [result.token]
-            $0.depth = continuation.depth
+        // The drawn token's own way through the stages, where the Router has left it to the workers.
+        let (result, continuation) = (outcome.coda, departures.onward(item).continuation)
+        let goesOn =
+            result.sampled && item.work.item.continuing > 0 && !continuation.stopTokens.contains(result.token)
+        departures.add(item, Outcome(outcome, tensor: tensor), to: goesOn ? continuation.decider : .init()) { next in
+            next.position = UInt32(item.range.upperBound)
+            next.count = 1
+            next.continuing -= 1
+            next.decider.tokens = [result.token]
+            next.decider.depth = continuation.depth
         }
-        return next
     }
 }
 

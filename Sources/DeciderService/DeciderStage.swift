@@ -98,14 +98,13 @@ public final class DeciderStage: Stage {
             if work.depth.distributions { outcome.decider.distributions = Array(p) }
         }
         let tensor = Frame(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
-        var next = item.work.item
-        next.core = .with {
-            $0.depths = outcome.decider.depths
-            $0.depth = work.depth
+        let depths = outcome.decider.depths
+        let core = departures.onward(item).core
+        departures.add(item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: core) { next in
+            next.core.depths = depths
+            next.core.depth = work.depth
             // Reported here already, unless the core decides.
-            $0.depth.distributions = work.depth.distributions && outcome.decider.depths.isEmpty
+            next.core.depth.distributions = work.depth.distributions && depths.isEmpty
         }
-        departures.add(
-            item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: departures.onward(item).core, next: next)
     }
 }

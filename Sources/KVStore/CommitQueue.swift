@@ -197,7 +197,7 @@ extension CommitQueue {
         }
         for record in write.records {
             if try txn.put("kv", record.key, record.value, appending: true) == .inserted { figures.fallbacks += 1 }
-            let bytes = record.value.count + record.key.count - Key.recordBytes
+            let bytes = Record.bytes(key: record.key.count, value: record.value.count)
             figures.records += 1
             figures.rawBytes += bytes
             stored.bytes += bytes

@@ -222,10 +222,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         pthread_rwlock_rdlock(&growth)
         defer { pthread_rwlock_unlock(&growth) }
         var info = MDB_envinfo()
-        var stat = MDB_stat()
         mdb_env_info(env, &info)
-        mdb_env_stat(env, &stat)
-        return Double(info.me_last_pgno + 1) * Double(stat.ms_psize) / Double(max(1, info.me_mapsize))
+        return Double(info.me_last_pgno + 1) * Double(pageBytes) / Double(max(1, info.me_mapsize))
     }
 
     /// Bytes of the file in use.
@@ -233,9 +231,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         pthread_rwlock_rdlock(&growth)
         defer { pthread_rwlock_unlock(&growth) }
         var info = MDB_envinfo()
-        var stat = MDB_stat()
         mdb_env_info(env, &info)
-        mdb_env_stat(env, &stat)
-        return (info.me_last_pgno + 1) * Int(stat.ms_psize)
+        return (info.me_last_pgno + 1) * pageBytes
     }
 }

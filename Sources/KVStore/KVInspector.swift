@@ -74,7 +74,7 @@ public final class KVInspector {
             }
         }
         self.meta = meta
-        guard let schema = meta["schema"], [Layout.schema, Layout.earlierSchema].contains(schema) else {
+        guard Layout.canRead(schema: meta["schema"]) else {
             throw KVStoreError(
                 .foreign, "read", path: path,
                 advice: "its schema is \(meta["schema"] ?? "missing"), this program's is \(Layout.schema)")
@@ -97,7 +97,7 @@ public final class KVInspector {
         var bytes = 0
         let counts = try environment.read { txn in
             try txn.scan("kv", from: []) { key, value in
-                bytes += value.count + max(0, key.count - Key.recordBytes)
+                bytes += Record.bytes(key: key.count, value: value.count)
                 return true
             }
             return (sessions: try txn.count("sessions"), tokens: try txn.count("kv"))
@@ -118,7 +118,7 @@ public final class KVInspector {
                 guard let parts = Key.parse(key) else { return true }
                 var known = histograms[parts.session] ?? ([Int](repeating: 0, count: shape.maxEntries), 0)
                 if parts.deepest < known.counts.count { known.counts[parts.deepest] += 1 }
-                known.bytes += value.count + key.count - Key.recordBytes
+                known.bytes += Record.bytes(key: key.count, value: value.count)
                 histograms[parts.session] = known
                 return true
             }

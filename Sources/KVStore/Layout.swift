@@ -5,7 +5,9 @@ enum Layout {
     static let databases = ["meta", "sessions", "kv"]
     static let schema = "2"
     /// The same without ends of records in keys: read as it is, and written in the present schema from then on.
-    static let earlierSchema = "1"
+    private static let earlierSchema = "1"
+
+    static func canRead(schema: String?) -> Bool { schema == self.schema || schema == earlierSchema }
 
     /// Writes `meta` into a new environment; refuses one of another schema, model or shape, naming both values.
     static func claim(_ environment: Environment, _ c: KVStoreConfiguration) throws {
@@ -21,7 +23,7 @@ enum Layout {
         }
         for (key, expected) in values where key != "dtype" {
             let found = try value(key, in: environment)
-            guard found == expected || (key == "schema" && found == earlierSchema) else {
+            guard found == expected || (key == "schema" && canRead(schema: found)) else {
                 throw KVStoreError(
                     .foreign, "use", path: environment.path,
                     advice: "its \(key) is \(found ?? "missing"), this service's is \(expected): "

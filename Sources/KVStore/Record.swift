@@ -88,6 +88,9 @@ enum Record {
         return beyond <= longestEnd ? beyond : 0
     }
 
+    /// Bytes of a record whose key and value have so many.
+    static func bytes(key: Int, value: Int) -> Int { value + max(0, key - Key.recordBytes) }
+
     static func encode(_ entries: [UnsafeRawPointer], _ shape: CacheShape, _ type: StoredType) -> [UInt8] {
         let payload = entries.count * shape.rowFloats * type.size
         return [UInt8](unsafeUninitializedCapacity: headerBytes + payload) { out, count in

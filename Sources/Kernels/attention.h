@@ -76,8 +76,6 @@ INLINE const char *cache_row(const Gather *g, int position) {
 
 // ---- weights ------------------------------------------------------------------------------------------------
 
-INLINE v8 first_half(v16 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
-INLINE v8 second_half(v16 v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
 INLINE v16 widened(v8 v) {
     return __builtin_shufflevector(v, (v8){0}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
@@ -262,8 +260,8 @@ INLINE void pack_head(const anira_kv_type type, const Gather *g, int kv, int pad
             for (int j = 0; j < 8; j++) {
                 v16 v = splat(0);
                 if (rows[j] && i < d) v = load_first_cached(type, rows[j], g->cache->keys + at + (size_t)i, d - i);
-                low[j] = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-                high[j] = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+                low[j] = first_half(v);
+                high[j] = second_half(v);
             }
             transpose8(low);
             transpose8(high);

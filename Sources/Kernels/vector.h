@@ -52,10 +52,12 @@ INLINE v16 keep_first(v16 v, int valid, v16 rest) {
     return choose(lane < valid, v, rest);
 }
 
+INLINE v8 first_half(v16 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+INLINE v8 second_half(v16 v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
+
 // Sixteen lanes to four: lane i + lane i+8, then i + i+4.
 INLINE v4 fold(v16 v) {
-    v8 half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
-              + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    v8 half = first_half(v) + second_half(v);
     return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
 }
 

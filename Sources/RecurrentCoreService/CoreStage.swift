@@ -371,9 +371,8 @@ extension CoreStage {
         outcome.core.distributions = done.distributions.flatMap(\.self)
         let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
         let onward = departures.onward(done.item)
-        var next = done.item.work.item
-        next.coda = onward.codaWork
-        departures.add(
-            done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda, next: next)
+        departures.add(done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda) {
+            $0.coda = onward.codaWork
+        }
     }
 }

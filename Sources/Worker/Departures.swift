@@ -35,11 +35,11 @@ public struct Departures {
     /// Where the Router lets the item's rows go from worker to worker; empty where it does not.
     public mutating func onward(_ item: AdmittedItem) -> Anira_Worker_V1_Onward { ways.onward(item.work.item) }
 
-    /// An item is computed. decidingNS: how much of its time went into choosing depths. next: what `peer` is to do with
-    /// the outcome's rows, or with the token drawn from them, when there is such a worker.
+    /// An item is computed. decidingNS: how much of its time went into choosing depths. change: makes of a copy of the item
+    /// what `peer`, where there is one, is to do with the outcome's rows, or with the token drawn from them.
     public mutating func add(
-        _ item: AdmittedItem, _ outcome: Outcome, decidingNS: UInt64 = 0, to peer: Anira_Worker_V1_Peer = .init(),
-        next: Anira_Worker_V1_WorkItem? = nil
+        _ item: AdmittedItem, _ outcome: Outcome, decidingNS: UInt64 = 0, to peer: Anira_Worker_V1_Peer,
+        _ change: (inout Anira_Worker_V1_WorkItem) -> Void
     ) {
         var outcome = outcome
         let done = monotonicNanoseconds()
@@ -49,10 +49,12 @@ public struct Departures {
         outcome.item.queueUs = Float(item.admitted - taken) / 1000
         outcome.item.computeUs = Float(done - item.admitted) / 1000
         outcome.item.decideUs = Float(decidingNS) / 1000
-        guard var next, !peer.inbox.isEmpty else {
+        guard !peer.inbox.isEmpty else {
             finished.append(Departure(item: item, done: done, outcome: outcome, to: peer, next: nil))
             return
         }
+        var next = item.work.item
+        change(&next)
         next.addressee = peer.worker
         next.enqueuedNs = done
         finished.append(
