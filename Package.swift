@@ -5,7 +5,7 @@ import PackageDescription
 // Dependencies point down: system libraries and kernels, then Model / KVStore / Messaging, then the services.
 
 let kernels: [CSetting] = [
-    .unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"])
+    .unsafeFlags(["-O3", "-falign-loops=64", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"])
 ]
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")

@@ -1,7 +1,8 @@
 // Products of rows with packed weights. Included once per variant, which defines the shapes of its register tiles:
 //   TILE_ROWS         most rows a tile holds
-//   TILE_PANELS(r)    panels in a tile of r rows
-//   TILES(T)          T(r, panels) for every tile needed; T(r, 1) for each r is the remainder of a row of panels
+//   TILE_PANELS(f, r) panels in a tile of r rows with weights of format f
+//   TILE_REST(w, l)   panels in the next tile where l are left, fewer than w
+//   TILES(T)          T(r, panels) for every tile needed
 //   DOT_PAIRS(w, x)   lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
 //
 // Each output is one chain of fused multiply-adds over k in sequence, whatever the tile; with int8 weights it is one
@@ -11,9 +12,9 @@
 
 enum { GROUP_PANELS = 8 };  // most panels in flight: the sums of a group are at most TILE_ROWS x GROUP_PANELS
 
-// Bytes between a load of weights and what is asked for then: long enough for memory to answer. One row reads
-// several panels as fast as memory gives them, which the CPU's own prefetcher does better alone.
-enum { PREFETCH_AHEAD = 8192 };
+// Bytes between a load of weights and what is asked for then: long enough for memory to answer. A tile of several panels
+// reads as many streams, which the CPU's own prefetcher does better alone.
+enum { PREFETCH_AHEAD = 8192, FEW_STREAMS = 2 };
 
 typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
@@ -22,17 +23,29 @@ typedef int8_t bytes32 __attribute__((vector_size(32)));
 typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
 typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
-// One step of the chains: acc[p * rows + r] += x[r, i] * weights i of panel p.
+// One step of the chains: acc[p * rows + r] += x[r, i] * weights i of panel p. What there is less of, rows or panels, is
+// held in registers meanwhile.
 INLINE void step_f32(const int rows, const int panels, const float *x, size_t ldx, const char *w, size_t stride,
                      size_t i, v16 *acc) {
-    v16 weights[GROUP_PANELS];
+    v16 held[GROUP_PANELS];
+    if (rows <= panels) {
 #pragma clang loop unroll(full)
-    for (int p = 0; p < panels; p++) weights[p] = load((const float *)(w + (size_t)p * stride) + i * 16);
+        for (int r = 0; r < rows; r++) held[r] = splat(x[(size_t)r * ldx + i]);
+#pragma clang loop unroll(full)
+        for (int p = 0; p < panels; p++) {
+            v16 weight = load((const float *)(w + (size_t)p * stride) + i * 16);
+#pragma clang loop unroll(full)
+            for (int r = 0; r < rows; r++) acc[p * rows + r] = fma16(held[r], weight, acc[p * rows + r]);
+        }
+        return;
+    }
+#pragma clang loop unroll(full)
+    for (int p = 0; p < panels; p++) held[p] = load((const float *)(w + (size_t)p * stride) + i * 16);
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++) {
         v16 input = splat(x[(size_t)r * ldx + i]);
 #pragma clang loop unroll(full)
-        for (int p = 0; p < panels; p++) acc[p * rows + r] = fma16(input, weights[p], acc[p * rows + r]);
+        for (int p = 0; p < panels; p++) acc[p * rows + r] = fma16(input, held[p], acc[p * rows + r]);
     }
 }
 
@@ -74,7 +87,7 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
         if (ahead) {
             __builtin_prefetch(ahead);
             ahead += pace;
-        } else if (rows > 1) {
+        } else if (panels <= FEW_STREAMS) {
 #pragma clang loop unroll(full)
             for (int p = 0; p < panels; p++) {
                 const char *at = w + (size_t)p * stride + i * line + PREFETCH_AHEAD;
@@ -172,7 +185,7 @@ static void group(Ending ending, const Rows *x, const anira_matrix *w, int first
     const size_t k = (size_t)w->k, part = blocks == 1 || w->format != ANIRA_F32 ? k : PART;
     v16 sums[BLOCKS * TILE_ROWS * GROUP_PANELS];
     for (int p = 0, step; p < count; p += step) {
-        step = count - p >= width ? width : 1;
+        step = count - p >= width ? width : TILE_REST(width, count - p);
         for (size_t from = 0, to; from < k; from = to) {
             to = k - from < part ? k : from + part;
             const char *next = (const char *)w->panels + ((size_t)(panel + p) * k + to) * 64, *end = next + (to - from) * 64;
@@ -200,8 +213,8 @@ static void product(Ending ending, const Rows *x, const anira_matrix *w, int fir
     const int passes = (m + BLOCKS * TILE_ROWS - 1) / (BLOCKS * TILE_ROWS);
     for (int pass = 0, row = 0, rows; pass < passes; pass++, row += rows) {
         rows = height(m, passes, pass);
-        const int width = TILE_PANELS(height(rows, (rows + TILE_ROWS - 1) / TILE_ROWS, 0));
-        const int most = width > 1 ? width : per_output;
+        const int width = TILE_PANELS(w->format, height(rows, (rows + TILE_ROWS - 1) / TILE_ROWS, 0));
+        const int most = width % per_output ? width * per_output : width;  // gate and up stay together
         for (int panel = first * per_output; panel < last; panel += most)
             group(ending, x, w, row, rows, panel, last - panel < most ? last - panel : most, width, y, ldy);
     }

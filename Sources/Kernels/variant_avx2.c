@@ -1,12 +1,14 @@
 // AVX2: 16 registers of 8 floats, so a tile holds 6 vectors of 16 sums. One or two rows take several
-// panels, because 8 chains must be in flight to hide the latency of a fused multiply-add; three rows of two panels
-// would leave no register for the weights.
+// panels, because 8 chains must be in flight to hide the latency of a fused multiply-add, and because several streams come
+// faster from memory than one; three rows of two panels would leave no register for the weights, nor would two of three
+// whose weights have to be decoded.
 #if defined(__x86_64__)
 #include "variant.h"
 
 #define TILE_ROWS 6
-#define TILE_PANELS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
-#define TILES(T) T(1, 4) T(1, 1) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
+#define TILE_PANELS(format, rows) ((rows) == 1 ? 4 : (rows) > 2 ? 1 : (format) == ANIRA_F32 ? 3 : 2)
+#define TILE_REST(width, left) ((width) == 3 ? (left) : 1)
+#define TILES(T) T(1, 4) T(1, 1) T(2, 3) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #include "vector.h"

@@ -4,7 +4,8 @@
 #include "variant.h"
 
 #define TILE_ROWS 12
-#define TILE_PANELS(rows) ((rows) == 1 ? 8 : (rows) <= 3 ? 4 : 2)
+#define TILE_REST(width, left) 1
+#define TILE_PANELS(format, rows) ((rows) == 1 ? 8 : (rows) <= 3 ? 4 : 2)
 #define TILES(T)                                                                                                  \
     T(1, 8) T(1, 1) T(2, 4) T(2, 1) T(3, 4) T(3, 1) T(4, 2) T(4, 1) T(5, 2) T(5, 1) T(6, 2) T(6, 1)               \
     T(7, 2) T(7, 1) T(8, 2) T(8, 1) T(9, 2) T(9, 1) T(10, 2) T(10, 1) T(11, 2) T(11, 1) T(12, 2) T(12, 1)
