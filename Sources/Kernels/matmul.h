@@ -10,7 +10,7 @@
 // loaded weight for several rows (bandwidth).
 #include "vector.h"
 
-enum { GROUP_PANELS = 8 };  // most panels in flight: the sums of a group are at most TILE_ROWS x GROUP_PANELS
+enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
 
 // Bytes between a load of weights and what is asked for then: long enough for memory to answer. A tile of several panels
 // reads as many streams, which the CPU's own prefetcher does better alone.
@@ -25,22 +25,22 @@ typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
 // One step of the chains: acc[p * rows + r] += x[r, i] * weights i of panel p. What there is less of, rows or panels, is
 // held in registers meanwhile.
-INLINE void step_f32(const int rows, const int panels, const float *x, size_t ldx, const char *w, size_t stride,
-                     size_t i, v16 *acc) {
+INLINE void step_f32(const int rows, const int panels, const float *x, size_t ldx, const char *const *w, size_t i,
+                     v16 *acc) {
     v16 held[GROUP_PANELS];
     if (rows <= panels) {
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) held[r] = splat(x[(size_t)r * ldx + i]);
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++) {
-            v16 weight = load((const float *)(w + (size_t)p * stride) + i * 16);
+            v16 weight = load((const float *)w[p] + i * 16);
 #pragma clang loop unroll(full)
             for (int r = 0; r < rows; r++) acc[p * rows + r] = fma16(held[r], weight, acc[p * rows + r]);
         }
         return;
     }
 #pragma clang loop unroll(full)
-    for (int p = 0; p < panels; p++) held[p] = load((const float *)(w + (size_t)p * stride) + i * 16);
+    for (int p = 0; p < panels; p++) held[p] = load((const float *)w[p] + i * 16);
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++) {
         v16 input = splat(x[(size_t)r * ldx + i]);
@@ -51,11 +51,11 @@ INLINE void step_f32(const int rows, const int panels, const float *x, size_t ld
 
 // Two steps, of inputs i and i + 1, whose weights share 32 bits; the second only if it exists. One panel after the
 // other, so that no more than its weights are in registers.
-INLINE void steps_bf16(const int rows, const int panels, const int both, const float *x, size_t ldx, const char *w,
-                       size_t stride, size_t i, v16 *acc) {
+INLINE void steps_bf16(const int rows, const int panels, const int both, const float *x, size_t ldx,
+                       const char *const *w, size_t i, v16 *acc) {
 #pragma clang loop unroll(full)
     for (int p = 0; p < panels; p++) {
-        u16 pair = *(const u16_anywhere *)(w + (size_t)p * stride + i * 32);
+        u16 pair = *(const u16_anywhere *)(w[p] + i * 32);
         v16 low = (v16)(pair << 16), high = (v16)(pair & 0xffff0000u);
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) {
@@ -67,17 +67,16 @@ INLINE void steps_bf16(const int rows, const int panels, const int both, const f
 }
 
 INLINE void steps(const anira_format format, const int rows, const int panels, const int both, const float *x,
-                  size_t ldx, const char *w, size_t stride, size_t i, v16 *acc) {
-    if (format == ANIRA_BF16) return steps_bf16(rows, panels, both, x, ldx, w, stride, i, acc);
-    step_f32(rows, panels, x, ldx, w, stride, i, acc);
-    if (both) step_f32(rows, panels, x, ldx, w, stride, i + 1, acc);
+                  size_t ldx, const char *const *w, size_t i, v16 *acc) {
+    if (format == ANIRA_BF16) return steps_bf16(rows, panels, both, x, ldx, w, i, acc);
+    step_f32(rows, panels, x, ldx, w, i, acc);
+    if (both) step_f32(rows, panels, x, ldx, w, i + 1, acc);
 }
 
-// sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0.  Panels are `stride` bytes
-// apart. ahead: memory to ask for meanwhile, `pace` bytes every two steps; NULL: what follows in each panel. rows and panels
-// are constants at each call.
+// sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0. ahead: memory to ask for
+// meanwhile, `pace` bytes every two steps; NULL: what follows in each panel. rows and panels are constants at each call.
 INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
-                 const char *w, size_t stride, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
+                 const char *const *w, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
     v16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
@@ -90,21 +89,21 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
         } else if (panels <= FEW_STREAMS) {
 #pragma clang loop unroll(full)
             for (int p = 0; p < panels; p++) {
-                const char *at = w + (size_t)p * stride + i * line + PREFETCH_AHEAD;
+                const char *at = w[p] + i * line + PREFETCH_AHEAD;
                 __builtin_prefetch(at);
                 if (format == ANIRA_F32) __builtin_prefetch(at + 64);
             }
         }
-        steps(format, rows, panels, 1, x, ldx, w, stride, i, acc);
+        steps(format, rows, panels, 1, x, ldx, w, i, acc);
     }
-    if (i < to) steps(format, rows, panels, 0, x, ldx, w, stride, i, acc);
+    if (i < to) steps(format, rows, panels, 0, x, ldx, w, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
 }
 
 // The same from integers: x in 16 bits, two at a time, weights in 8.
-INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t ldx, const char *w, size_t stride,
-                      size_t pairs, const float *row_scales, const float *output_scales, v16 *sums) {
+INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t ldx, const char *const *w,
+                      size_t pairs, const float *row_scales, const float *const *output_scales, v16 *sums) {
     i16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = (i16){0};
@@ -112,7 +111,7 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
         pairs16 weights[GROUP_PANELS];
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++)
-            weights[p] = __builtin_convertvector(*(const bytes32_anywhere *)(w + (size_t)p * stride + i * 32), pairs16);
+            weights[p] = __builtin_convertvector(*(const bytes32_anywhere *)(w[p] + i * 32), pairs16);
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) {
             int32_t both;
@@ -127,47 +126,37 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++)
             sums[p * rows + r] =
-                __builtin_convertvector(acc[p * rows + r], v16) * splat(row_scales[r]) * load(output_scales + p * 16);
+                __builtin_convertvector(acc[p * rows + r], v16) * splat(row_scales[r]) * load(output_scales[p]);
 }
 
-// Rows row... of the inputs and panels panel... of the weights. f32 weights with more than two rows: inputs from..<to of
-// each, ahead as above; otherwise all of them.
+// Rows row... of the inputs and some panels of the weights. f32 weights with more than two rows: inputs from..<to of each,
+// ahead as above; otherwise all of them.
 typedef struct {
-    int row, rows, panel, panels;
+    int row, rows, panels;
+    const char *weights[GROUP_PANELS];
+    const float *scales[GROUP_PANELS];
     size_t from, to;
     const char *ahead;
     size_t pace;
 } Tile;
 
 static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *sums) {
-    const size_t k = (size_t)w->k, stride = anira_panel_bytes(w->format, w->k), pairs = (k + 1) / 2;
-    const char *at = (const char *)w->panels + (size_t)t->panel * stride;
+    const size_t k = (size_t)w->k, pairs = (k + 1) / 2;
     const float *floats = x->floats + (size_t)t->row * x->stride;
     const int16_t *integers = x->integers + (size_t)t->row * x->integer_stride;
 #define TILE_CASE(R, P)                                                                                                \
     case (R) * 16 + (P):                                                                                               \
         switch (w->format) {                                                                                           \
         case ANIRA_F32:                                                                                                \
-            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, 0, k, NULL, 0, sums);             \
-            return tile(ANIRA_F32, R, P, floats, x->stride, at, stride, t->from, t->to, t->ahead, t->pace, sums);      \
-        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, at, stride, 0, k, NULL, 0, sums);            \
+            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, 0, k, NULL, 0, sums);             \
+            return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, t->from, t->to, t->ahead, t->pace, sums);      \
+        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, t->weights, 0, k, NULL, 0, sums);            \
         case ANIRA_INT8:                                                                                               \
-            return tile_int8(R, P, integers, x->integer_stride, at, stride, pairs, x->scales + t->row,                 \
-                             w->scales + t->panel * 16, sums);                                                         \
+            return tile_int8(R, P, integers, x->integer_stride, t->weights, pairs, x->scales + t->row, t->scales,      \
+                             sums);                                                                                    \
         }
     switch (t->rows * 16 + t->panels) { TILES(TILE_CASE) }
 #undef TILE_CASE
-}
-
-// Writes one row of a group: sums[p * rows] are the outputs of its panel p, `valid` those left in the row of y.
-INLINE void finish_row(Ending ending, const v16 *sums, int rows, int panels, float *y, int valid) {
-    int step = ending == SWIGLU ? 2 : 1;
-    for (int p = 0; p < panels; p += step, y += 16, valid -= 16) {
-        v16 v = sums[p * rows];
-        if (ending == ADD) v = load_first(y, valid) + v;
-        if (ending == SWIGLU) v = silu16(v) * sums[(p + 1) * rows];
-        store_first(y, v, valid);
-    }
 }
 
 // Up to BLOCKS blocks of rows pass together over a group of panels. With f32 weights all of them take one part of the
@@ -178,45 +167,84 @@ enum { BLOCKS = 12, PART = 256 };
 // Rows of block b when m are divided into n of nearly one height, the higher ones first.
 INLINE int height(int m, int n, int b) { return m / n + (b < m % n ? 1 : 0); }
 
-// Outputs of the panels panel..<panel+count, a group, for rows that pass together.
-static void group(Ending ending, const Rows *x, const anira_matrix *w, int first_row, int m, int panel, int count,
-                  int width, float *y, size_t ldy) {
-    const int blocks = (m + TILE_ROWS - 1) / TILE_ROWS, column = panel / (ending == SWIGLU ? 2 : 1) * 16;
+// The panels of a group: those of `columns` columns of 16 outputs, the first of them and every apart-th after it. The ups of
+// a pair follow all its gates. They are counted through the gates, then the ups.
+typedef struct {
+    int first, columns, apart, halves;
+} Group;
+
+// Panels panel ..< panel + panels of a group, for m rows. sums: those of the whole group.
+static void run_tiles(const Rows *x, const anira_matrix *w, const Group *g, int panel, int panels, int first_row, int m,
+                      v16 *sums) {
+    const int blocks = (m + TILE_ROWS - 1) / TILE_ROWS;
     const size_t k = (size_t)w->k, part = blocks == 1 || w->format != ANIRA_F32 ? k : PART;
-    v16 sums[BLOCKS * TILE_ROWS * GROUP_PANELS];
-    for (int p = 0, step; p < count; p += step) {
-        step = count - p >= width ? width : TILE_REST(width, count - p);
-        for (size_t from = 0, to; from < k; from = to) {
-            to = k - from < part ? k : from + part;
-            const char *next = (const char *)w->panels + ((size_t)(panel + p) * k + to) * 64, *end = next + (to - from) * 64;
-            // The first four blocks ask for a quarter each, or, where there are fewer, for half.
-            Tile t = {first_row, 0, panel + p, step, from, to, part == k ? NULL : next, blocks < 4 ? 64 : 32};
-            for (int b = 0; b < blocks; b++, t.row += t.rows) {
-                t.rows = height(m, blocks, b);
-                run_tile(x, w, &t, sums + (t.row - first_row) * count + p * t.rows);
-                if (t.ahead && (t.ahead += (to - from) / 2 * t.pace) >= end) t.ahead = next;
-            }
+    const size_t size = anira_panel_bytes(w->format, w->k), ups = ((size_t)w->n + 15) / 16;
+    Tile tile;
+    tile.panels = panels;
+    for (int p = 0; p < panels; p++) {
+        int column = panel + p, isUp = column >= g->columns;
+        size_t index = (isUp ? ups : 0) + (size_t)(g->first + (column - isUp * g->columns) * g->apart);
+        tile.weights[p] = (const char *)w->panels + index * size;
+        tile.scales[p] = w->format == ANIRA_INT8 ? w->scales + index * 16 : NULL;
+    }
+    for (tile.from = 0; tile.from < k; tile.from = tile.to) {
+        tile.to = k - tile.from < part ? k : tile.from + part;
+        // The first four blocks ask for a quarter each, or, where there are fewer, for half.
+        const char *next = tile.weights[0] + tile.to * 64, *last = next + (tile.to - tile.from) * 64;
+        tile.ahead = part == k ? NULL : next;
+        tile.pace = blocks < 4 ? 64 : 32;
+        tile.row = first_row;
+        for (int b = 0; b < blocks; b++, tile.row += tile.rows) {
+            tile.rows = height(m, blocks, b);
+            run_tile(x, w, &tile, sums + (tile.row - first_row) * g->halves * g->columns + panel * tile.rows);
+            if (tile.ahead && (tile.ahead += (tile.to - tile.from) / 2 * tile.pace) >= last) tile.ahead = next;
         }
     }
+}
+
+// Writes the outputs of a group for m rows.
+static void run_group(Ending ending, const Rows *x, const anira_matrix *w, const Group *g, int width, int first_row,
+                      int m, float *y, size_t ldy) {
+    const int panels = g->columns * g->halves;
+    v16 sums[BLOCKS * TILE_ROWS * GROUP_PANELS];
+    for (int panel = 0; panel < panels; panel += width) run_tiles(x, w, g, panel, width, first_row, m, sums);
+    const int blocks = (m + TILE_ROWS - 1) / TILE_ROWS;
     for (int b = 0, row = 0, rows; b < blocks; b++, row += rows) {
         rows = height(m, blocks, b);
         for (int r = 0; r < rows; r++)
-            finish_row(ending, sums + row * count + r, rows, count, y + (size_t)(first_row + row + r) * ldy + column,
-                       w->n - column);
+            for (int c = 0; c < g->columns; c++) {
+                const v16 *found = sums + row * panels + c * rows + r;
+                int output = 16 * (g->first + c * g->apart), valid = w->n - output;
+                float *out = y + (size_t)(first_row + row + r) * ldy + output;
+                v16 v = *found;
+                if (ending == ADD) v = load_first(out, valid) + v;
+                if (ending == SWIGLU) v = silu16(v) * found[g->columns * rows];
+                store_first(out, v, valid);
+            }
     }
 }
 
 // Outputs 16 first ..< 16 end of m rows.
+//
+// The columns of a tile are as far apart as they can be: where one tile's panels end the next one's begin, so that each
+// stream goes on through memory from one end to the other, and the CPU's prefetcher with it. For the same reason tiles of
+// one panel take some gates, then their ups.
 static void product(Ending ending, const Rows *x, const anira_matrix *w, int first, int end, int m, float *y,
                     size_t ldy) {
-    const int per_output = ending == SWIGLU ? 2 : 1, last = end * per_output;
+    const int halves = ending == SWIGLU ? 2 : 1;
     const int passes = (m + BLOCKS * TILE_ROWS - 1) / (BLOCKS * TILE_ROWS);
     for (int pass = 0, row = 0, rows; pass < passes; pass++, row += rows) {
         rows = height(m, passes, pass);
         const int width = TILE_PANELS(w->format, height(rows, (rows + TILE_ROWS - 1) / TILE_ROWS, 0));
-        const int most = width % per_output ? width * per_output : width;  // gate and up stay together
-        for (int panel = first * per_output; panel < last; panel += most)
-            group(ending, x, w, row, rows, panel, last - panel < most ? last - panel : most, width, y, ldy);
+        const int columns = width % halves ? width : width / halves, apart = width == 1 ? 0 : (end - first) / columns;
+        for (int i = 0; i < apart; i++)
+            run_group(ending, x, w, &(Group){first + i, columns, apart, halves}, width, row, rows, y, ldy);
+        // All of them where a tile has one panel, otherwise those left over.
+        for (int column = first + apart * columns, some; column < end; column += some) {
+            some = end - column < GROUP_PANELS / 2 ? end - column : GROUP_PANELS / 2;
+            const int rest = width == 1 ? 1 : TILE_REST(width, some);
+            run_group(ending, x, w, &(Group){column, some, 1, halves}, rest, row, rows, y, ldy);
+        }
     }
 }
 

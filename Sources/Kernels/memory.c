@@ -94,12 +94,8 @@ void anira_pack(anira_format format, const float *w, int n, int k, void *panels,
 
 void anira_pack_pair(anira_format format, const float *gate, const float *up, int n, int k, void *panels,
                      float *scales) {
-    size_t size = anira_panel_bytes(format, k);
-    char *packed = panels;
-    for (int panel = 0; panel * 16 < n; panel++, packed += 2 * size) {
-        pack_panel(format, gate, n, k, panel, packed, scales + panel * 32);
-        pack_panel(format, up, n, k, panel, packed + size, scales + panel * 32 + 16);
-    }
+    anira_pack(format, gate, n, k, panels, scales);
+    anira_pack(format, up, n, k, (char *)panels + anira_packed_bytes(format, n, k), scales + (n + 15) / 16 * 16);
 }
 
 // ---- integers -------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@ import Kernels
 import Testing
 
 @Suite struct MatmulTests {
-    /// [n, k]: one output, less than a panel, exactly one, several with a remainder.
-    static let shapes = [(1, 1), (7, 16), (16, 33), (33, 7), (100, 100), (144, 33)]
+    /// [n, k]: one output, less than a panel, exactly one, several: nine, and one or two more or less than tiles share evenly.
+    static let shapes = [(1, 1), (7, 16), (16, 33), (33, 7), (100, 100), (144, 33), (160, 5), (176, 3)]
 
     @Test(arguments: Array(1...20) + [25, 64])
     func `equals the naive product`(m: Int) {
@@ -21,7 +21,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [1, 3, 6, 13])
+    @Test(arguments: [1, 2, 3, 6, 13])
     func `gates with silu`(m: Int) {
         for (n, k) in Self.shapes {
             let x = values(m * k, seed: 1)

@@ -28,7 +28,7 @@ int anira_kernels_select(const char *name);
 // input below. int8: [k / 2, rounded up][16][2] bytes, and a scale for each output: w = byte * scale.
 typedef enum { ANIRA_F32, ANIRA_BF16, ANIRA_INT8 } anira_format;
 
-// Weights [n, k], or gate and up [n, k] each as alternating panels.
+// Weights [n, k], or gate and up [n, k] each, the panels of the one before those of the other.
 typedef struct {
     anira_format format;
     int n, k;
@@ -45,7 +45,7 @@ void anira_release(float *memory, size_t count);
 // Packs row-major w [n, k] into `panels` (anira_packed_bytes). bf16 rounds to nearest, halves to even; int8 to nearest
 // of 127 steps of an output's largest weight. scales: n rounded up to 16, written for int8 only.
 void anira_pack(anira_format format, const float *w, int n, int k, void *panels, float *scales);
-// Packs gate [n, k] and up [n, k] as alternating panels (gate panel, up panel): twice the bytes and the scales.
+// Packs gate [n, k], then up [n, k]: twice the bytes and the scales.
 void anira_pack_pair(anira_format format, const float *gate, const float *up, int n, int k, void *panels,
                      float *scales);
 
