@@ -12,9 +12,12 @@
 
 enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
 
-// Bytes between a load of weights and what is asked for then: long enough for memory to answer. A tile of several panels
-// reads as many streams, which the CPU's own prefetcher does better alone.
-enum { PREFETCH_AHEAD = 8192, FEW_STREAMS = 2 };
+// Bytes between a load of weights and what is asked for then, 0 for nothing. One or two streams are asked for long enough
+// ahead for memory to answer. More of them the CPU's own prefetcher follows better alone, but for bf16, whose decoding
+// leaves fewer loads in flight.
+INLINE size_t prefetch_ahead(const anira_format format, const int panels) {
+    return panels <= 2 ? 8192 : format == ANIRA_BF16 ? 1024 : 0;
+}
 
 typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
@@ -78,6 +81,7 @@ INLINE void steps(const anira_format format, const int rows, const int panels, c
 INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
                  const char *const *w, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
+    const size_t far = prefetch_ahead(format, panels);
     v16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
@@ -86,10 +90,10 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
         if (ahead) {
             __builtin_prefetch(ahead);
             ahead += pace;
-        } else if (panels <= FEW_STREAMS) {
+        } else if (far) {
 #pragma clang loop unroll(full)
             for (int p = 0; p < panels; p++) {
-                const char *at = w[p] + i * line + PREFETCH_AHEAD;
+                const char *at = w[p] + i * line + far;
                 __builtin_prefetch(at);
                 if (format == ANIRA_F32) __builtin_prefetch(at + 64);
             }
