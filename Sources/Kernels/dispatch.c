@@ -47,7 +47,7 @@ typedef struct {
 
 static void product_part(void *context, int part) {
     const Product *job = context;
-    int columns = (job->w->n + 15) / 16;
+    int columns = anira_columns(job->w->n);
     int first = (int)((long)columns * part / job->parts), end = (int)((long)columns * (part + 1) / job->parts);
     variant()->product(job->ending, job->x, job->w, first, end, job->m, job->y, job->ldy);
 }

@@ -1,8 +1,7 @@
 // Products of rows with packed weights. Included once per variant, which defines the shapes of its register tiles:
 //   TILE_ROWS         most rows a tile holds
 //   TILE_PANELS(f, r) panels in a tile of r rows with weights of format f
-//   TILE_REST(w, l)   panels in the next tile where l are left, fewer than w
-//   TILES(T)          T(r, panels) for every tile needed
+//   TILES(T)          T(r, panels) for every tile needed; T(r, 1) for each r is what the columns left over take
 //   DOT_PAIRS(w, x)   lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
 //
 // Each output is one chain of fused multiply-adds over k in sequence, whatever the tile; with int8 weights it is one
@@ -171,23 +170,24 @@ enum { BLOCKS = 12, PART = 256 };
 // Rows of block b when m are divided into n of nearly one height, the higher ones first.
 INLINE int height(int m, int n, int b) { return m / n + (b < m % n ? 1 : 0); }
 
-// The panels of a group: those of `columns` columns of 16 outputs, the first of them and every apart-th after it. The ups of
-// a pair follow all its gates. They are counted through the gates, then the ups.
+INLINE int blocks_of(int m) { return (m + TILE_ROWS - 1) / TILE_ROWS; }
+
+// Some columns of 16 outputs, the first of them and every apart-th after it. Their panels, two of each column of a pair, are
+// counted through the gates, then the ups; a tile takes `width` of them.
 typedef struct {
-    int first, columns, apart, halves;
+    int first, columns, apart, panels, width;
 } Group;
 
-// Panels panel ..< panel + panels of a group, for m rows. sums: those of the whole group.
-static void run_tiles(const Rows *x, const anira_matrix *w, const Group *g, int panel, int panels, int first_row, int m,
-                      v16 *sums) {
-    const int blocks = (m + TILE_ROWS - 1) / TILE_ROWS;
+// The tiles of m rows that begin with this panel of a group. sums: those of the whole group.
+static void run_tiles(const Rows *x, const anira_matrix *w, const Group *g, int panel, int first_row, int m, v16 *sums) {
+    const int blocks = blocks_of(m);
     const size_t k = (size_t)w->k, part = blocks == 1 || w->format != ANIRA_F32 ? k : PART;
-    const size_t size = anira_panel_bytes(w->format, w->k), ups = ((size_t)w->n + 15) / 16;
+    const size_t size = anira_panel_bytes(w->format, w->k);
     Tile tile;
-    tile.panels = panels;
-    for (int p = 0; p < panels; p++) {
-        int column = panel + p, isUp = column >= g->columns;
-        size_t index = (isUp ? ups : 0) + (size_t)(g->first + (column - isUp * g->columns) * g->apart);
+    tile.panels = g->width;
+    for (int p = 0; p < g->width; p++) {
+        int half = panel + p >= g->columns, column = panel + p - half * g->columns;
+        size_t index = (size_t)(half * anira_columns(w->n) + g->first + column * g->apart);
         tile.weights[p] = (const char *)w->panels + index * size;
         tile.scales[p] = w->format == ANIRA_INT8 ? w->scales + index * 16 : NULL;
     }
@@ -200,24 +200,23 @@ static void run_tiles(const Rows *x, const anira_matrix *w, const Group *g, int 
         tile.row = first_row;
         for (int b = 0; b < blocks; b++, tile.row += tile.rows) {
             tile.rows = height(m, blocks, b);
-            run_tile(x, w, &tile, sums + (tile.row - first_row) * g->halves * g->columns + panel * tile.rows);
+            run_tile(x, w, &tile, sums + (tile.row - first_row) * g->panels + panel * tile.rows);
             if (tile.ahead && (tile.ahead += (tile.to - tile.from) / 2 * tile.pace) >= last) tile.ahead = next;
         }
     }
 }
 
 // Writes the outputs of a group for m rows.
-static void run_group(Ending ending, const Rows *x, const anira_matrix *w, const Group *g, int width, int first_row,
-                      int m, float *y, size_t ldy) {
-    const int panels = g->columns * g->halves;
+static void run_group(Ending ending, const Rows *x, const anira_matrix *w, const Group *g, int first_row, int m,
+                      float *y, size_t ldy) {
     v16 sums[BLOCKS * TILE_ROWS * GROUP_PANELS];
-    for (int panel = 0; panel < panels; panel += width) run_tiles(x, w, g, panel, width, first_row, m, sums);
-    const int blocks = (m + TILE_ROWS - 1) / TILE_ROWS;
+    for (int panel = 0; panel < g->panels; panel += g->width) run_tiles(x, w, g, panel, first_row, m, sums);
+    const int blocks = blocks_of(m);
     for (int b = 0, row = 0, rows; b < blocks; b++, row += rows) {
         rows = height(m, blocks, b);
         for (int r = 0; r < rows; r++)
             for (int c = 0; c < g->columns; c++) {
-                const v16 *found = sums + row * panels + c * rows + r;
+                const v16 *found = sums + row * g->panels + c * rows + r;
                 int output = 16 * (g->first + c * g->apart), valid = w->n - output;
                 float *out = y + (size_t)(first_row + row + r) * ldy + output;
                 v16 v = *found;
@@ -239,15 +238,14 @@ static void product(Ending ending, const Rows *x, const anira_matrix *w, int fir
     const int passes = (m + BLOCKS * TILE_ROWS - 1) / (BLOCKS * TILE_ROWS);
     for (int pass = 0, row = 0, rows; pass < passes; pass++, row += rows) {
         rows = height(m, passes, pass);
-        const int width = TILE_PANELS(w->format, height(rows, (rows + TILE_ROWS - 1) / TILE_ROWS, 0));
+        const int width = TILE_PANELS(w->format, height(rows, blocks_of(rows), 0));
         const int columns = width % halves ? width : width / halves, apart = width == 1 ? 0 : (end - first) / columns;
         for (int i = 0; i < apart; i++)
-            run_group(ending, x, w, &(Group){first + i, columns, apart, halves}, width, row, rows, y, ldy);
+            run_group(ending, x, w, &(Group){first + i, columns, apart, columns * halves, width}, row, rows, y, ldy);
         // All of them where a tile has one panel, otherwise those left over.
         for (int column = first + apart * columns, some; column < end; column += some) {
             some = end - column < GROUP_PANELS / 2 ? end - column : GROUP_PANELS / 2;
-            const int rest = width == 1 ? 1 : TILE_REST(width, some);
-            run_group(ending, x, w, &(Group){column, some, 1, halves}, rest, row, rows, y, ldy);
+            run_group(ending, x, w, &(Group){column, some, 1, some * halves, 1}, row, rows, y, ldy);
         }
     }
 }

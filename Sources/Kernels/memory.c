@@ -51,7 +51,7 @@ size_t anira_panel_bytes(anira_format format, int k) {
 }
 
 size_t anira_packed_bytes(anira_format format, int n, int k) {
-    return ((size_t)n + 15) / 16 * anira_panel_bytes(format, k);
+    return (size_t)anira_columns(n) * anira_panel_bytes(format, k);
 }
 
 // To nearest, halves to even. Weights are finite (checked at load).
@@ -95,7 +95,7 @@ void anira_pack(anira_format format, const float *w, int n, int k, void *panels,
 void anira_pack_pair(anira_format format, const float *gate, const float *up, int n, int k, void *panels,
                      float *scales) {
     anira_pack(format, gate, n, k, panels, scales);
-    anira_pack(format, up, n, k, (char *)panels + anira_packed_bytes(format, n, k), scales + (n + 15) / 16 * 16);
+    anira_pack(format, up, n, k, (char *)panels + anira_packed_bytes(format, n, k), scales + 16 * anira_columns(n));
 }
 
 // ---- integers -------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ typedef struct {
     const float *scales;
 } Rows;
 
+// Columns of 16 outputs, the last one padded.
+static inline int anira_columns(int n) { return (n + 15) / 16; }
 // Bytes of a panel of 16 outputs.
 size_t anira_panel_bytes(anira_format format, int k);
 // The rows of a product with int8 weights, in memory of the calling thread that its next call reuses.

@@ -7,7 +7,6 @@
 
 #define TILE_ROWS 6
 #define TILE_PANELS(format, rows) ((rows) == 1 ? 4 : (rows) > 2 ? 1 : (format) == ANIRA_F32 ? 3 : 2)
-#define TILE_REST(width, left) ((width) == 3 ? (left) : 1)
 #define TILES(T) T(1, 4) T(1, 1) T(2, 3) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)

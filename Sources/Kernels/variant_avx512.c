@@ -4,7 +4,6 @@
 #include "variant.h"
 
 #define TILE_ROWS 12
-#define TILE_REST(width, left) 1
 #define TILE_PANELS(format, rows) ((rows) == 1 ? 8 : (rows) <= 3 ? 4 : 2)
 #define TILES(T)                                                                                                  \
     T(1, 8) T(1, 1) T(2, 4) T(2, 1) T(3, 4) T(3, 1) T(4, 2) T(4, 1) T(5, 2) T(5, 1) T(6, 2) T(6, 1)               \

@@ -3,7 +3,6 @@
 
 #define TILE_ROWS 6
 #define TILE_PANELS(format, rows) 1
-#define TILE_REST(width, left) 1
 #define TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #include "vector.h"

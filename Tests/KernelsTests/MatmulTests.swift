@@ -2,7 +2,7 @@ import Kernels
 import Testing
 
 @Suite struct MatmulTests {
-    /// [n, k]: one output, less than a panel, exactly one, several: nine, and one or two more or less than tiles share evenly.
+    /// [n, k]: one output, less than a panel, exactly one, several; of 7 to 11 columns tiles of three leave none, one or two over.
     static let shapes = [(1, 1), (7, 16), (16, 33), (33, 7), (100, 100), (144, 33), (160, 5), (176, 3)]
 
     @Test(arguments: Array(1...20) + [25, 64])
