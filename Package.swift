@@ -83,5 +83,9 @@ let package = Package(
 )
 
 for target in package.targets where target.type != .system && target.name != "Kernels" {
-    target.swiftSettings = [.unsafeFlags(["-warnings-as-errors"]), .enableUpcomingFeature("ExistentialAny")]
+    target.swiftSettings = [
+        .unsafeFlags(["-warnings-as-errors"]), .enableUpcomingFeature("ExistentialAny"),
+        // Tests check that no access to memory overlaps another; it is a tenth of what a release computes beside products.
+        .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
+    ]
 }

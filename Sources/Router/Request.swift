@@ -46,8 +46,9 @@ struct Watcher: Sendable {
     let client: ClientAddress
 }
 
-/// Where one admitted request stands. Positions count from the start of its session.
-struct Request: Sendable {
+/// Where one admitted request stands. Positions count from the start of its session. An object of RouterState's alone: every
+/// token looks it up and changes it several times, and copies of its lists would cost more than the work.
+final class Request {
     let id: UInt64
     let clientID: String
     let digest: UInt64
@@ -133,7 +134,7 @@ struct Request: Sendable {
     }
 
     /// Back to `position`: what was in flight is forgotten, known tokens will be computed again.
-    mutating func rewind(to position: Int, rowBytes: Int) {
+    func rewind(to position: Int, rowBytes: Int) {
         // A chunk's logits are one frame: the replay begins with the chunk.
         let chunk = logits.first { $0.key <= position && position < $0.key + $0.value.count / rowBytes }?.key
         let position = chunk ?? position

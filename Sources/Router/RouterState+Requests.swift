@@ -65,7 +65,7 @@ extension RouterState {
         running[message.id] = request.id
         if !client.isREQ { reply(message.id, .accepted(.with { $0.durability = durability }), to: client) }
         actions.append(.log(.info, "request '\(message.id)' accepted: \(job.kind) of \(job.tokens.count) tokens"))
-        enter(request.id)
+        enter(request)
     }
 
     private mutating func takeSessionNumber() {
@@ -76,11 +76,11 @@ extension RouterState {
     }
 
     /// Requests of one named session run one after the other.
-    private mutating func enter(_ id: UInt64) {
-        let name = requests[id]!.job.session
-        guard !name.isEmpty else { return pump(id) }
-        sessionQueues[name, default: []].append(id)
-        if sessionQueues[name]!.count == 1 { pump(id) } else { requests[id]!.waiting = true }
+    private mutating func enter(_ request: Request) {
+        let name = request.job.session
+        guard !name.isEmpty else { return pump(request) }
+        sessionQueues[name, default: []].append(request.id)
+        if sessionQueues[name]!.count == 1 { pump(request) } else { request.waiting = true }
     }
 
     /// The next request of the session starts from where the last one ended.
@@ -90,7 +90,7 @@ extension RouterState {
         queue.removeAll { $0 == request.id }
         sessionQueues[name] = queue.isEmpty ? nil : queue
         guard let next = queue.first, let waiting = requests[next], waiting.waiting else { return }
-        var renewed = Request(
+        let renewed = Request(
             id: waiting.id, clientID: waiting.clientID, digest: waiting.digest, job: waiting.job,
             session: sessions[name]?.id ?? waiting.session, history: sessions[name], clients: waiting.clients,
             now: waiting.received, deadline: waiting.deadline)
@@ -102,7 +102,7 @@ extension RouterState {
                 "generate.tokens: \(renewed.tokens.count) positions; this model holds "
                     + "\(configuration.model.maxPositionEmbeddings)")
         }
-        pump(next)
+        pump(renewed)
     }
 
     /// True when the id is known: the sender gets that request's answers and nothing runs twice.
@@ -110,7 +110,7 @@ extension RouterState {
         if let known = running[id], let request = requests[known] {
             guard request.digest == digest else { throw Self.reused(id) }
             counters.duplicates += 1
-            if !request.clients.contains(client) { requests[known]!.clients.append(client) }
+            if !request.clients.contains(client) { request.clients.append(client) }
             if !client.isREQ { reply(id, .accepted(.with { $0.durability = durability }), to: client) }
             return true
         }
@@ -145,8 +145,8 @@ extension RouterState {
     }
 
     private mutating func result(_ target: String, _ id: String, _ client: ClientAddress) throws {
-        if let known = running[target] {
-            requests[known]!.watchers.append(Watcher(id: id, client: client))
+        if let known = running[target].flatMap({ requests[$0] }) {
+            known.watchers.append(Watcher(id: id, client: client))
         } else if let record = results[target] {
             repeatAnswer(record, under: id, to: client)
         } else {

@@ -28,10 +28,7 @@ extension RouterState {
         }
         let returning = workers[ready.name]?.address == address && workers[ready.name]?.state != .lost
         if !returning {
-            workers[ready.name] = Worker(
-                name: ready.name, stage: stage, address: address, incarnation: ready.incarnation, pid: ready.pid,
-                creditBytes: Int(ready.creditBytes), durability: ready.durability, inbox: ready.inbox, lastHeard: now,
-                lastProgress: now)
+            workers[ready.name] = Worker(ready, stage: stage, address: address, now: now)
             nameOf[address] = ready.name
             actions.append(.log(.info, "\(ready.name) is ready, process \(ready.pid)"))
         }
@@ -61,10 +58,10 @@ extension RouterState {
 
     /// A worker that finishes what it holds and takes no more.
     mutating func drain(_ address: WorkerAddress) {
-        guard let name = nameOf[address], workers[name]?.address == address else { return }
-        workers[name]!.state = .draining
-        let queued = Array(workers[name]!.queue)
-        workers[name]!.queue.removeAll()
+        guard let worker = worker(at: address) else { return }
+        worker.state = .draining
+        let queued = worker.queue
+        worker.queue.removeAll()
         for item in queued { enqueue(item) }
     }
 
@@ -73,11 +70,11 @@ extension RouterState {
         else {
             return
         }
-        workers[figures.name]!.lastHeard = now
-        if figures.progress != worker.progress || !figures.computing { workers[figures.name]!.lastProgress = now }
-        if figures.queued == 0, !figures.computing { workers[figures.name]!.lastIdle = now }
-        workers[figures.name]!.progress = figures.progress
-        workers[figures.name]!.figures = figures
+        worker.lastHeard = now
+        if figures.progress != worker.progress || !figures.computing { worker.lastProgress = now }
+        if figures.queued == 0, !figures.computing { worker.lastIdle = now }
+        worker.progress = figures.progress
+        worker.figures = figures
     }
 
     /// A worker is gone: what it owed is handed out again, to its successor if that comes within the grace time.
@@ -87,9 +84,9 @@ extension RouterState {
         actions.append(
             .log(.warning, "lost \(name): it \(reason); \(worker.leases.count) items will be handed out again"))
         nameOf[worker.address] = nil
-        let items = workers[name]!.takeAll()
-        workers[name]!.state = .lost
-        workers[name]!.lastHeard = now
+        let items = worker.takeAll()
+        worker.state = .lost
+        worker.lastHeard = now
         for item in items { handOutAgain(item) }
     }
 
@@ -108,8 +105,8 @@ extension RouterState {
     /// To the worker that holds the session, or a new choice.
     mutating func enqueue(_ item: Item) {
         guard let request = requests[item.request], request.attempt == item.attempt else { return }
-        if let chosen = choose(item.stage, request) {
-            workers[chosen]!.queue.append(item)
+        if let worker = choose(item.stage, request) {
+            worker.queue.append(item)
         } else {
             orphans.append(item)
         }
@@ -117,43 +114,44 @@ extension RouterState {
 
     /// The worker of a stage that holds the request's session, or the one that owes least, which holds it from now on.
     /// nil: there is none now, or the session's own is expected back.
-    mutating func choose(_ stage: StageKind, _ request: Request) -> String? {
+    mutating func choose(_ stage: StageKind, _ request: Request) -> Worker? {
         let pin = request.pins[stage.index]
+        let holder = workers[pin]
         let grace = UInt64(configuration.graceMS) * 1_000_000
-        switch workers[pin].flatMap({ $0.stage == stage ? $0.state : .draining }) {
+        switch holder.map({ $0.stage == stage ? $0.state : .draining }) {
         case nil where !pin.isEmpty && now - started < grace: return nil  // of an earlier run: it may still register
         case .ready:
-            workers[pin]!.requests.insert(request.id)
-            return pin
-        case .lost where now - workers[pin]!.lastHeard < grace: return nil
+            holder!.requests.insert(request.id)
+            return holder
+        case .lost where now - holder!.lastHeard < grace: return nil
         case .lost, .draining, nil: break
         }
         let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
-        let ranked = candidates.map { (owed: owed(by: $0), requests: $0.requests.count, name: $0.name) }
+        let ranked = candidates.map { (owed: owed(by: $0), worker: $0) }
         guard
             let chosen = ranked.min(by: {
-                ($0.owed, $0.requests, $0.name) < ($1.owed, $1.requests, $1.name)
-            })
+                ($0.owed, $0.worker.requests.count, $0.worker.name) < ($1.owed, $1.worker.requests.count, $1.worker.name)
+            })?.worker
         else { return nil }
         if !pin.isEmpty {
-            workers[pin]?.requests.remove(request.id)
+            holder?.requests.remove(request.id)
             // Its copy would be out of date if the session ever came back.
             if !request.job.session.isEmpty { forget(session: request.session, at: [pin]) }
         }
-        workers[chosen.name]!.requests.insert(request.id)
-        requests[request.id]?.pins[stage.index] = chosen.name
-        return chosen.name
+        chosen.requests.insert(request.id)
+        request.pins[stage.index] = chosen.name
+        return chosen
     }
 
     /// Takes a request's items back from every queue and lease, and from the workers that hold some.
     mutating func forgetItems(_ request: Request) {
         orphans.removeAll { $0.request == request.id }
-        for name in workers.keys {
-            let isOwing = workers[name]!.forget(request: request.id)
+        for worker in workers.values {
+            let isOwing = worker.forget(request: request.id)
             // Rows may be on their way to it from another worker.
-            let mayHold = isOwing || (request.handedOver != nil && request.pins.contains(name))
-            guard mayHold, workers[name]!.state != .lost else { continue }
-            actions.append(.cancel(request: request.id, through: request.attempt, to: workers[name]!.address))
+            let mayHold = isOwing || (request.handedOver != nil && request.pins.contains(worker.name))
+            guard mayHold, worker.state != .lost else { continue }
+            actions.append(.cancel(request: request.id, through: request.attempt, to: worker.address))
         }
     }
 
@@ -162,10 +160,10 @@ extension RouterState {
     mutating func cutOff(_ client: ClientAddress, slow: Bool) {
         for (id, request) in requests where request.clients.contains(client) {
             guard requests[id] != nil else { continue }  // ended with an earlier one of this loop
-            requests[id]!.clients.removeAll { $0 == client }
+            request.clients.removeAll { $0 == client }
             guard slow else { continue }
             counters.slowClients += 1
-            if requests[id]!.clients.isEmpty, requests[id]!.watchers.isEmpty {
+            if request.clients.isEmpty, request.watchers.isEmpty {
                 fail(id, .cancelled, "its client does not take its replies")
             }
         }
@@ -187,7 +185,7 @@ extension RouterState {
                 lose(worker.name, "made no progress for \(configuration.stallMS) ms")
             } else {
                 actions.append(.heartbeat(to: worker.address))
-                recoverForgotten(worker.name)
+                recoverForgotten(worker)
             }
         }
         retryOrphans()
@@ -195,16 +193,16 @@ extension RouterState {
 
     /// What a worker never got, or what it answered in vain, because a connection broke: it says that it holds nothing
     /// a second after it was given something, or has answered its like that came ten seconds later.
-    private mutating func recoverForgotten(_ name: String) {
-        guard let worker = workers[name], !worker.leases.isEmpty else { return }
+    private mutating func recoverForgotten(_ worker: Worker) {
+        guard !worker.leases.isEmpty else { return }
         let second: UInt64 = 1_000_000_000
         let forgotten = worker.leases.values.filter {
             $0.enqueued + second < worker.lastIdle || worker.hasPassed($0, by: 10 * second)
         }
         for var item in forgotten.sorted(by: { ($0.request, $0.position) < ($1.request, $1.position) }) {
-            guard workers[name]?.forgetLease(item.key) == true else { continue }
+            guard worker.forgetLease(item.key) else { continue }
             actions.append(
-                .log(.warning, "\(name) owes the rows at \(item.position) of request \(item.request) in vain"))
+                .log(.warning, "\(worker.name) owes the rows at \(item.position) of request \(item.request) in vain"))
             item.recoveries += 1
             item.deliveries -= 1  // not the worker's end
             if item.recoveries > 10 {

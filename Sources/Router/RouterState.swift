@@ -6,13 +6,13 @@ import Model
 import Proto
 import SwiftProtobuf
 
-/// Everything the Router decides, as a value: an event goes in, actions come out. It computes nothing, owns no
-/// socket and reads no clock, so its tests need neither processes nor time (docs/architecture.md, "Router").
+/// Everything the Router decides: an event goes in, actions come out. It computes nothing, owns no socket and reads no
+/// clock, so its tests need neither processes nor time (docs/architecture.md, "Router").
 ///
 /// A request moves in chunks of positions: decider → core → coda, each chunk leased to one worker at a time.
 /// Because recomputation is exact (docs/model.md, "Determinism"), every failure has one answer: hand the lease to
 /// a worker again, and where that worker misses context, replay the request from there.
-public struct RouterState: Sendable {
+public struct RouterState {
     /// What the machine is built for.
     public struct Configuration: Sendable {
         public var model: ModelConfiguration
@@ -129,24 +129,30 @@ public struct RouterState: Sendable {
     /// Hands queued items to workers, as much as their credit allows, many sessions in one message.
     public mutating func flush(now: UInt64) -> [RouterAction] {
         self.now = now
-        for name in workers.keys where workers[name]!.state != .lost && !workers[name]!.queue.isEmpty {
+        for worker in workers.values where worker.state != .lost && !worker.queue.isEmpty {
             var batch: [Work] = []
-            while let item = workers[name]!.queue.first,
-                workers[name]!.leasedBytes == 0 || workers[name]!.leasedBytes + item.bytes <= workers[name]!.creditBytes
+            while let item = worker.queue.first,
+                worker.leasedBytes == 0 || worker.leasedBytes + item.bytes <= worker.creditBytes
             {
-                workers[name]!.queue.removeFirst()
+                worker.queue.removeFirst()
                 guard let request = requests[item.request], request.attempt == item.attempt else { continue }
                 var delivered = item
                 delivered.deliveries += 1
                 delivered.isContinued = false
                 batch.append(Work(wireItem(delivered, request), tensor: item.tensor))
                 delivered.enqueued = now
-                workers[name]!.lease(delivered)
+                worker.lease(delivered)
             }
-            if !batch.isEmpty { actions.append(.work(batch, to: workers[name]!.address)) }
+            if !batch.isEmpty { actions.append(.work(batch, to: worker.address)) }
         }
         defer { actions.removeAll(keepingCapacity: true) }
         return actions
+    }
+
+    /// The worker that has this address now.
+    func worker(at address: WorkerAddress) -> Worker? {
+        guard let worker = nameOf[address].flatMap({ workers[$0] }), worker.address == address else { return nil }
+        return worker
     }
 
     /// Whether each stage has a worker.
@@ -178,7 +184,7 @@ public struct RouterState: Sendable {
         do {
             wire.onward = try onward.serializedData()
             if onward.hasContinuation { wire.continuing = UInt32(mostContinuing(request)) }
-            requests[item.request]!.handedOver = HandedOver(position: item.position, stage: item.stage)
+            request.handedOver = HandedOver(position: item.position, stage: item.stage)
         } catch {
             actions.append(.log(.error, "cannot encode a request's way: \(error)"))
         }
@@ -221,7 +227,7 @@ public struct RouterState: Sendable {
     }
 
     private mutating func peer(_ stage: StageKind, _ request: Request) -> Anira_Worker_V1_Peer? {
-        guard let name = choose(stage, request), let worker = workers[name], !worker.inbox.isEmpty else { return nil }
+        guard let worker = choose(stage, request), !worker.inbox.isEmpty else { return nil }
         return .with {
             $0.inbox = worker.inbox
             $0.worker = String(decoding: worker.address, as: UTF8.self)

@@ -2,8 +2,8 @@ import DequeModule
 import Messaging
 import Proto
 
-/// A registered worker and what it owes.
-struct Worker: Sendable {
+/// A registered worker and what it owes, an object of RouterState's alone.
+final class Worker {
     /// When the newest items that were answered had been leased.
     struct Newest: Sendable {
         private(set) var row: UInt64 = 0
@@ -18,14 +18,14 @@ struct Worker: Sendable {
 
     let name: String
     let stage: StageKind
-    var address: WorkerAddress
-    var incarnation: UInt64
-    var state: State = .ready
-    var pid: Int32
-    var creditBytes: Int
-    var durability: String
+    let address: WorkerAddress
+    let incarnation: UInt64
+    let pid: Int32
+    let creditBytes: Int
+    let durability: String
     /// Where other workers reach it; empty: by way of the Router only.
-    var inbox: String
+    let inbox: String
+    var state: State = .ready
     var lastHeard: UInt64
     /// When its compute loop last moved, and how far it was.
     var lastProgress: UInt64
@@ -42,13 +42,20 @@ struct Worker: Sendable {
     /// Running requests whose sessions it holds.
     var requests: Set<UInt64> = []
 
-    mutating func lease(_ item: Item) {
+    init(_ ready: Anira_Worker_V1_Ready, stage: StageKind, address: WorkerAddress, now: UInt64) {
+        (name, self.stage, self.address) = (ready.name, stage, address)
+        (incarnation, pid, creditBytes) = (ready.incarnation, ready.pid, Int(ready.creditBytes))
+        (durability, inbox) = (ready.durability, ready.inbox)
+        (lastHeard, lastProgress) = (now, now)
+    }
+
+    func lease(_ item: Item) {
         leases[item.key] = item
         leasedBytes += item.bytes
     }
 
     /// The leased item that this result answers, if it is still owed at this attempt.
-    mutating func settle(_ key: ItemKey, attempt: UInt32) -> Item? {
+    func settle(_ key: ItemKey, attempt: UInt32) -> Item? {
         guard let item = leases[key], item.attempt == attempt else { return nil }
         leases[key] = nil
         leasedBytes -= item.bytes
@@ -65,14 +72,14 @@ struct Worker: Sendable {
     }
 
     /// Takes a lease back; false when it is not owed.
-    mutating func forgetLease(_ key: ItemKey) -> Bool {
+    func forgetLease(_ key: ItemKey) -> Bool {
         guard let item = leases.removeValue(forKey: key) else { return false }
         leasedBytes -= item.bytes
         return true
     }
 
     /// Forgets a request; true when the worker itself has to be told.
-    mutating func forget(request: UInt64) -> Bool {
+    func forget(request: UInt64) -> Bool {
         queue.removeAll { $0.request == request }
         let owed = leases.values.filter { $0.request == request }
         for item in owed {
@@ -83,7 +90,7 @@ struct Worker: Sendable {
     }
 
     /// Everything queued or leased, in position order, for another delivery.
-    mutating func takeAll() -> [Item] {
+    func takeAll() -> [Item] {
         let items = (Array(leases.values) + Array(queue)).sorted {
             ($0.request, $0.position) < ($1.request, $1.position)
         }
