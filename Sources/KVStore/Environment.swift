@@ -26,7 +26,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     private var isClosed = false
     private var databases: [String: MDB_dbi] = [:]
     /// Transactions hold it shared, growing the map exclusively: the map may only move while none is open.
-    private var growth = pthread_rwlock_t()
+    private let growth = UnsafeMutablePointer<pthread_rwlock_t>.allocate(capacity: 1)
     private static let open = Mutex<Set<String>>([])
     /// Bytes of a page of the file.
     public let pageBytes: Int
@@ -54,7 +54,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         mdb_env_stat(env, &pages)
         pageBytes = Int(pages.ms_psize)
         succeeded = true  // from here on deinit undoes everything
-        pthread_rwlock_init(&growth, nil)
+        pthread_rwlock_init(growth, nil)
         try checkFile()
         try openDatabases(names, access)
     }
@@ -139,7 +139,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
 
     deinit {
         close()
-        pthread_rwlock_destroy(&growth)
+        pthread_rwlock_destroy(growth)
+        growth.deallocate()
     }
 
     /// Closes the environment and gives its path up; no transaction may be open or begun afterwards.
@@ -157,16 +158,16 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
 
     /// A consistent view for the length of `body`. Keep it short: pages it may read are not reused meanwhile.
     public func read<R>(_ body: (borrowing Transaction) throws -> R) throws -> R {
-        pthread_rwlock_rdlock(&growth)
-        defer { pthread_rwlock_unlock(&growth) }
+        pthread_rwlock_rdlock(growth)
+        defer { pthread_rwlock_unlock(growth) }
         var txn: OpaquePointer?
         var result = mdb_txn_begin(env, nil, UInt32(MDB_RDONLY), &txn)
         if result == MDB_MAP_RESIZED {  // the owner has grown the map: adopt its size, with no transaction open here
-            pthread_rwlock_unlock(&growth)
-            pthread_rwlock_wrlock(&growth)
+            pthread_rwlock_unlock(growth)
+            pthread_rwlock_wrlock(growth)
             mdb_env_set_mapsize(env, 0)
-            pthread_rwlock_unlock(&growth)
-            pthread_rwlock_rdlock(&growth)
+            pthread_rwlock_unlock(growth)
+            pthread_rwlock_rdlock(growth)
             result = mdb_txn_begin(env, nil, UInt32(MDB_RDONLY), &txn)
         }
         try check(result, "begin reading")
@@ -188,8 +189,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     }
 
     private func attempt<R>(_ body: (borrowing Transaction) throws -> R) throws -> R {
-        pthread_rwlock_rdlock(&growth)
-        defer { pthread_rwlock_unlock(&growth) }
+        pthread_rwlock_rdlock(growth)
+        defer { pthread_rwlock_unlock(growth) }
         var txn: OpaquePointer?
         try check(mdb_txn_begin(env, nil, 0, &txn), "begin writing")
         let value: R
@@ -204,8 +205,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     }
 
     private func grow() throws {
-        pthread_rwlock_wrlock(&growth)
-        defer { pthread_rwlock_unlock(&growth) }
+        pthread_rwlock_wrlock(growth)
+        defer { pthread_rwlock_unlock(growth) }
         var info = MDB_envinfo()
         mdb_env_info(env, &info)
         try check(mdb_env_set_mapsize(env, info.me_mapsize * 2), "grow the map of")
@@ -219,8 +220,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
 
     /// Share of the map in use, 0…1.
     public var mapUsedRatio: Double {
-        pthread_rwlock_rdlock(&growth)
-        defer { pthread_rwlock_unlock(&growth) }
+        pthread_rwlock_rdlock(growth)
+        defer { pthread_rwlock_unlock(growth) }
         var info = MDB_envinfo()
         mdb_env_info(env, &info)
         return Double(info.me_last_pgno + 1) * Double(pageBytes) / Double(max(1, info.me_mapsize))
@@ -228,8 +229,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
 
     /// Bytes of the file in use.
     public var usedBytes: Int {
-        pthread_rwlock_rdlock(&growth)
-        defer { pthread_rwlock_unlock(&growth) }
+        pthread_rwlock_rdlock(growth)
+        defer { pthread_rwlock_unlock(growth) }
         var info = MDB_envinfo()
         mdb_env_info(env, &info)
         return (info.me_last_pgno + 1) * pageBytes

@@ -62,7 +62,8 @@ extension RouterState {
         where outcome.tensor?.count == item.count * width * 4 && result.depths.count == item.count
             && result.depths.allSatisfy({ (1...configuration.model.maxDepth).contains(Int($0)) }):
             leaveCore(
-                request, item, Array(result.depths), result.distributions, outcome.tensor, handedTo: outcome.item.handedTo)
+                request, item, Array(result.depths), result.distributions, outcome.tensor,
+                handedTo: outcome.item.handedTo)
         case (.coda, .coda(let result)):
             finishChunk(request, item, result, outcome.tensor, handedTo: outcome.item.handedTo)
         default:
@@ -112,7 +113,8 @@ extension RouterState {
 
     private func span(_ item: Item, of request: Request, _ worker: Worker, _ times: ItemTimes) -> TraceSpan {
         TraceSpan(
-            request: request.id, id: request.clientID, worker: worker.name, process: worker.pid, stage: item.stage, position: item.position, count: item.count,
+            request: request.id, id: request.clientID, worker: worker.name, process: worker.pid, stage: item.stage,
+            position: item.position, count: item.count,
             lane: item.position / max(1, configuration.chunk) % configuration.window, isContinued: item.isContinued,
             times: times)
     }
@@ -132,7 +134,8 @@ extension RouterState {
 
     /// core → coda, in the order of positions even when a later chunk's rows left the core first.
     private mutating func leaveCore(
-        _ request: Request, _ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Frame?, handedTo: String
+        _ request: Request, _ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Frame?,
+        handedTo: String
     ) {
         var offset = 0
         for (row, depth) in depths.enumerated() {

@@ -127,12 +127,8 @@ extension RouterState {
         case .lost, .draining, nil: break
         }
         let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
-        let ranked = candidates.map { (owed: owed(by: $0), worker: $0) }
-        guard
-            let chosen = ranked.min(by: {
-                ($0.owed, $0.worker.requests.count, $0.worker.name) < ($1.owed, $1.worker.requests.count, $1.worker.name)
-            })?.worker
-        else { return nil }
+        let ranked = candidates.map { (rank: (owed(by: $0), $0.requests.count, $0.name), worker: $0) }
+        guard let chosen = ranked.min(by: { $0.rank < $1.rank })?.worker else { return nil }
         if !pin.isEmpty {
             holder?.requests.remove(request.id)
             // Its copy would be out of date if the session ever came back.
@@ -158,14 +154,13 @@ extension RouterState {
     /// A client that has gone keeps its requests running: it may come back for the `result`. One that does not
     /// read its replies loses them.
     mutating func cutOff(_ client: ClientAddress, slow: Bool) {
-        for (id, request) in requests where request.clients.contains(client) {
-            guard requests[id] != nil else { continue }  // ended with an earlier one of this loop
-            request.clients.removeAll { $0 == client }
-            guard slow else { continue }
-            counters.slowClients += 1
-            if request.clients.isEmpty, request.watchers.isEmpty {
-                fail(id, .cancelled, "its client does not take its replies")
-            }
+        let its = requests.values.filter { $0.clients.contains(client) }
+        for request in its { request.clients.removeAll { $0 == client } }
+        guard slow else { return }
+        counters.slowClients += Float(its.count)
+        // By number: the end of one may begin the next of its session anew.
+        for request in its where request.clients.isEmpty && request.watchers.isEmpty {
+            fail(request.id, .cancelled, "its client does not take its replies")
         }
     }
 

@@ -50,6 +50,26 @@ struct FaultTests {
         }
     }
 
+    /// Ending the session's first request begins the next one anew: the client stayed with that one.
+    @Test("A slow client is cut off from a request that begins meanwhile")
+    func slowWhileNextBegins() {
+        // The order in which requests are gone through depends on their numbers.
+        for earlier in 0..<20 {
+            var suite = Suite()
+            for index in 0..<earlier { suite.generate("earlier-\(index)", prompt(1)) }
+            suite.run()
+            suite.generate("a", prompt(5), session: "s")
+            suite.generate("b", prompt(5), session: "s")
+            suite.generate("b", prompt(5), session: "s", from: .other)
+            suite.replies.removeAll()
+            suite.feed(.clientLost(.dealer, slow: true))
+            suite.run()
+            #expect(suite.replies.filter { $0.client == .dealer }.isEmpty)
+            #expect(suite.counters.slowClients == 2)
+            #expect(suite.replies("b", to: .other).last?.completed.tokens.count == 1)
+        }
+    }
+
     /// Nothing was released: the records of a named session are never collected, and no name led to them any more.
     @Test("A named session whose first request fails leaves nothing in the stores")
     func firstFails() {
