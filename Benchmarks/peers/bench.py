@@ -87,14 +87,14 @@ def anira(binary, weights, depth):
     """(one session, 64 sessions) in tokens a second."""
     found = json.loads(subprocess.run(
         [binary, "bench", "decode", "--local-only", "--json", "--rounds", "1", "--depth", str(depth), "--sessions", "64",
-         "--tokens", "64", "--weights", weights], check=True, capture_output=True, text=True).stdout)["medians"]
+         "--tokens", "64", "--weights", weights], check=True, capture_output=True, text=True).stdout)["results"]["medians"]
     return 1e6 / found["localMicros"], found["localBatchTokens"]
 
 
 def mixed(binary):
     """64 sessions at mean depth 3 in tokens a second."""
     rows = json.loads(subprocess.run([binary, "bench", "batch", "--json", "--rounds", "1", "--sessions", "64"], check=True,
-                                     capture_output=True, text=True).stdout)["rows"]
+                                     capture_output=True, text=True).stdout)["results"]["rows"]
     return rows[0]["mixed"]
 
 

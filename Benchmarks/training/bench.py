@@ -66,7 +66,7 @@ def anira_round(o):
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True,
                           env={k: v for k, v in os.environ.items() if not k.startswith("OMP_")},
                           preexec_fn=lambda: os.sched_setaffinity(0, PROCESSORS))
-    return json.loads(done.stdout)
+    return json.loads(done.stdout)["results"]
 
 
 def summary(rates):

@@ -20,15 +20,15 @@ struct BenchKernels: ParsableCommand {
         /// Medians over the rounds.
         var sgemmGflops: Double
         var gflops: [String: Double]
+        /// Microseconds of a product, by format.
+        var p50: [String: Double]
+        var p99: [String: Double]
         /// f32: median of the rounds' ratios to sgemm, and share of the peak.
         var overSgemm: Double
         var shareOfPeak: Double
     }
 
     struct Report: Codable {
-        var machine = machineName()
-        var commit = commitName()
-        var kernels = String(cString: anira_kernels_variant())
         /// sgemm of 1024³.
         var peakGflops: Double
         var products: [Row]
@@ -49,16 +49,16 @@ struct BenchKernels: ParsableCommand {
         let peak = (0..<5).map { _ in sgemmPeak(1024) }.max() ?? 0
         let rows = [1, 2, 4, 8, 16, 64].map { measure($0, weights, matrices, peak) }
         let report = Report(peakGflops: max(peak, sgemmPeak(1024)), products: rows)
-        if json { return try printJSON(report) }
-        print("[M×\(inputs)]·[\(inputs)×\(outputs)], one thread, kernels \(report.kernels), \(report.machine)")
+        if json { return try printJSON(BenchReport(report)) }
+        print(heading("[M×\(inputs)]·[\(inputs)×\(outputs)], one thread"))
         print(String(format: "peak %.0f GFLOP/s (sgemm 1024³); GFLOP/s:", report.peakGflops))
-        print("    M    sgemm      f32     bf16     int8   f32 over sgemm   of the peak")
+        print("    M    sgemm      f32     bf16     int8   f32 over sgemm   of the peak   f32 p50, p99 µs")
         for row in rows {
             let found = WeightFormat.allCases.map { String(format: "%9.1f", row.gflops[$0.rawValue] ?? 0) }.joined()
             print(
                 String(
-                    format: "%5d%9.1f%@%16.1f×%13.0f%%", row.rows, row.sgemmGflops, found, row.overSgemm,
-                    100 * row.shareOfPeak))
+                    format: "%5d%9.1f%@%16.1f×%13.0f%%%10.0f%8.0f", row.rows, row.sgemmGflops, found, row.overSgemm,
+                    100 * row.shareOfPeak, row.p50["f32"] ?? 0, row.p99["f32"] ?? 0))
         }
     }
 
@@ -86,6 +86,7 @@ struct BenchKernels: ParsableCommand {
         let gflops = packed.mapValues { flops / median($0) / 1e9 }
         return Row(
             rows: m, sgemmGflops: flops / median(blas) / 1e9, gflops: gflops,
+            p50: packed.mapValues { 1e6 * median($0) }, p99: packed.mapValues { 1e6 * percentile($0, 99) },
             overSgemm: median(zip(blas, f32).map { $0 / $1 }), shareOfPeak: (gflops["f32"] ?? 0) / peak)
     }
 }
@@ -97,17 +98,4 @@ func sgemmPeak(_ size: Int) -> Double {
     openblas_set_num_threads(1)
     let time = seconds { cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1, a, n, a, n, 0, &c, n) }
     return 2 * Double(size * size * size) / time / 1e9
-}
-
-func seconds(_ body: () throws -> Void) rethrows -> Double {
-    let start = monotonicNanoseconds()
-    try body()
-    return Double(monotonicNanoseconds() - start) / 1e9
-}
-
-func median(_ values: [Double]) -> Double {
-    guard !values.isEmpty else { return .nan }
-    let sorted = values.sorted()
-    return sorted.count % 2 == 1
-        ? sorted[sorted.count / 2] : (sorted[sorted.count / 2 - 1] + sorted[sorted.count / 2]) / 2
 }

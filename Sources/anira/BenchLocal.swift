@@ -113,9 +113,6 @@ struct BenchBatch: ParsableCommand {
     }
 
     struct Report: Codable {
-        var machine = machineName()
-        var commit = commitName()
-        var kernels = String(cString: anira_kernels_variant())
         var weights: String
         var threads: Int
         var limits: Limits
@@ -184,10 +181,8 @@ struct BenchBatch: ParsableCommand {
     }
 
     private func show(_ report: Report) throws {
-        if json { return try printJSON(report) }
-        print(
-            "\(report.machine), kernels \(report.kernels), weights \(report.weights), \(report.threads) threads, commit "
-                + report.commit)
+        if json { return try printJSON(BenchReport(report)) }
+        print(heading("weights \(report.weights), \(report.threads) threads"))
         print(String(format: "sgemm peak %.0f GFLOP/s a thread; tokens/s:", report.limits.peakGflops))
         print(
             "sessions   depth \(depth)   of the limit   p50 µs   p99 µs   depths 1…\(2 * depth - 1)   of the ceiling   depth \(shape.maxDepth)"
@@ -213,12 +208,12 @@ struct BenchPrefill: ParsableCommand {
     struct Row: Codable {
         var tokens: Int
         var meanDepth: Double
-        /// Medians: milliseconds to the first new token, products' GFLOP/s and their share of the peak.
-        var milliseconds: Double
+        /// Milliseconds to the first new token.
+        var p50: Double
+        var p99: Double
+        /// Medians: the products' GFLOP/s and their share of the peak.
         var gflops: Double
         var shareOfPeak: Double
-        /// Milliseconds of the slowest round.
-        var slowest: Double
     }
 
     func run() throws {
@@ -247,27 +242,30 @@ struct BenchPrefill: ParsableCommand {
                     shares.append(speeds[round - 1] / limits.peakGflops / Double(compute.threads))
                 }
                 return Row(
-                    tokens: length, meanDepth: depth, milliseconds: 1000 * median(times), gflops: median(speeds),
-                    shareOfPeak: median(shares), slowest: 1000 * (times.max() ?? 0))
+                    tokens: length, meanDepth: depth, p50: 1000 * median(times), p99: 1000 * percentile(times, 99),
+                    gflops: median(speeds), shareOfPeak: median(shares))
             }
         }
         progress(nil)
-        if json { return try printJSON(rows) }
-        print(
-            "\(machineName()), weights \(compute.weights.rawValue), \(compute.threads) threads, commit \(commitName())")
-        print("prompt   mean depth     p50 ms   slowest   GFLOP/s   of sgemm's peak")
+        if json { return try printJSON(BenchReport(rows)) }
+        print(heading("weights \(compute.weights.rawValue), \(compute.threads) threads"))
+        print("prompt   mean depth     p50 ms    p99 ms   GFLOP/s   of sgemm's peak")
         for row in rows {
             print(
                 String(
-                    format: "%6d%13.2f%11.1f%10.1f%10.1f%17.0f%%", row.tokens, row.meanDepth, row.milliseconds,
-                    row.slowest, row.gflops, 100 * row.shareOfPeak))
+                    format: "%6d%13.2f%11.1f%10.1f%10.1f%17.0f%%", row.tokens, row.meanDepth, row.p50, row.p99,
+                    row.gflops, 100 * row.shareOfPeak))
         }
     }
 }
 
 struct BenchContext: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "context", abstract: "Time of a token by the length of its context, one session, in this process.")
+        commandName: "context",
+        abstract: "Time of a token by the length of its context, one session, in this process.",
+        discussion: """
+            "by bytes": how much more a token has to read, weights, keys and values, than at the first context.
+            """)
     @OptionGroup var shape: BenchModel
     @OptionGroup var compute: ComputeOptions
     @Option(help: "Fixed depth of every token.") var depth = 3
@@ -279,9 +277,13 @@ struct BenchContext: ParsableCommand {
 
     struct Row: Codable {
         var context: Int
+        /// Microseconds a token, median of the rounds, and percentiles of the time from one to the next.
         var micros: Double
-        /// Over the first context's time, median of the rounds.
+        var p50: Double
+        var p99: Double
+        /// Over the first context's time, median of the rounds, and what the bytes read make of it.
         var ratio: Double
+        var byBytes: Double
     }
 
     func run() throws {
@@ -289,31 +291,39 @@ struct BenchContext: ParsableCommand {
         guard contexts.allSatisfy({ (2...1900).contains($0) }), !contexts.isEmpty, rounds > 0,
             (2...100).contains(tokens)
         else { throw ValidationError("--contexts must be 2…1900, --tokens 2…100, --rounds above 0") }
-        let rows = try withBenchEngine(shape, compute) { _, engine in
-            var micros: [[Double]] = []
+        let rows = try withBenchEngine(shape, compute) { checkpoint, engine in
+            var found: [[DecodeClock]] = []
             for round in 0..<rounds {
-                micros.append(
+                found.append(
                     try contexts.map { context in
                         progress("round \(round + 1) of \(rounds), context \(context)")
-                        return 1e6
-                            / (try engine.tokensPerSecond([
-                                benchRequest("c\(round)", shape, length: max(1, context - tokens / 2), new: tokens) {
-                                    $0.fix(depth)
-                                }
-                            ]))
+                        let length = max(1, context - tokens / 2)
+                        return try engine.decode([
+                            benchRequest("c\(round)", shape, length: length, new: tokens) { $0.fix(depth) }
+                        ])
                     })
             }
+            let micros = try found.map { try $0.map { 1e6 / (try $0.tokensPerSecond()) } }
+            let weights = Double(try WeightFloor.bytes(checkpoint, depth: depth))
+            let position = Double((depth + 2) * 2 * shape.hidden * compute.kv.size)
+            let bytes = contexts.map { weights + Double($0) * position }
             return contexts.indices.map { index in
                 Row(
                     context: contexts[index], micros: median(micros.map { $0[index] }),
-                    ratio: median(micros.map { $0[index] / $0[0] }))
+                    p50: median(found.map { $0[index].gapMicros(50) }),
+                    p99: median(found.map { $0[index].gapMicros(99) }),
+                    ratio: median(micros.map { $0[index] / $0[0] }), byBytes: bytes[index] / bytes[0])
             }
         }
         progress(nil)
-        if json { return try printJSON(rows) }
-        print("\(machineName()), weights \(compute.weights.rawValue), depth \(depth), commit \(commitName())")
+        if json { return try printJSON(BenchReport(rows)) }
+        print(heading("weights \(compute.weights.rawValue), kv \(compute.kv.rawValue), depth \(depth)"))
+        print("context   µs a token    p50    p99   over the first   by bytes")
         for row in rows {
-            print(String(format: "context %5d%10.0f µs a token%8.2f×", row.context, row.micros, row.ratio))
+            print(
+                String(
+                    format: "%7d%13.0f%7.0f%7.0f%16.2f×%10.2f×", row.context, row.micros, row.p50, row.p99, row.ratio,
+                    row.byBytes))
         }
     }
 }

@@ -50,10 +50,8 @@ struct BenchStore: ParsableCommand {
         }
         let rows = try counts.map { try measure($0, "\(folder)/\($0)") }
         progress(nil)
-        if json { return try printJSON(rows) }
-        print(
-            "\(machineName()), \(entries) entries of \(8 * hidden) bytes a position, durability \(durability.rawValue), "
-                + "commit \(commitName())")
+        if json { return try printJSON(BenchReport(rows)) }
+        print(heading("\(entries) entries of \(8 * hidden) bytes a position, durability \(durability.rawValue)"))
         print("sessions   store p50    p99 µs   raw LMDB p50    p99 µs   positions/s   of raw")
         for row in rows {
             print(

@@ -41,12 +41,11 @@ struct BenchSuite: ParsableCommand {
     }
 
     struct Report: Codable {
-        var machine = machineName()
-        var commit = commitName()
         var weights: String
-        /// Microseconds a token, one session.
+        /// Microseconds a token, one session, and from one token to the next.
         var localMicros = 0.0
         var suiteMicros = 0.0
+        var localP50 = 0.0, localP99 = 0.0, suiteP50 = 0.0, suiteP99 = 0.0
         var roundTripMicros = 0.0
         /// (suite − local) in raw round trips: median of the rounds.
         var extraRoundTrips = 0.0
@@ -54,6 +53,7 @@ struct BenchSuite: ParsableCommand {
         /// Tokens per second of many sessions, and median ratios.
         var localTokens = 0.0
         var suiteTokens = 0.0
+        var localManyP50 = 0.0, localManyP99 = 0.0, suiteManyP50 = 0.0, suiteManyP99 = 0.0
         var suiteShareOfLocal = 0.0
         var storeOnOverOff = 0.0
         var oneCoreTokens = 0.0
@@ -124,17 +124,26 @@ struct BenchSuite: ParsableCommand {
             try rounds("one session") { round in
                 let one = requests(1, "one-\(round)", depth)
                 return (
-                    local: 1e6 / (try engine.tokensPerSecond(one)),
-                    trip: try echo.measure(bytes: shape.hidden * 4, count: 500).p50,
-                    suite: 1e6 / (try suite.tokensPerSecond(one))
+                    local: try engine.decode(one), trip: try echo.median(bytes: shape.hidden * 4, count: 500),
+                    suite: try suite.decode(one)
                 )
             }
         }
-        report.localMicros = median(found.map(\.local))
-        report.suiteMicros = median(found.map(\.suite))
+        let micros = try found.map {
+            (local: 1e6 / (try $0.local.tokensPerSecond()), suite: 1e6 / (try $0.suite.tokensPerSecond()))
+        }
+        report.localMicros = median(micros.map(\.local))
+        report.suiteMicros = median(micros.map(\.suite))
+        (report.localP50, report.localP99) = gaps(found.map(\.local))
+        (report.suiteP50, report.suiteP99) = gaps(found.map(\.suite))
         report.roundTripMicros = median(found.map(\.trip))
-        report.suiteOverLocal = median(found.map { $0.suite / $0.local })
-        report.extraRoundTrips = median(found.map { ($0.suite - $0.local) / $0.trip })
+        report.suiteOverLocal = median(micros.map { $0.suite / $0.local })
+        report.extraRoundTrips = median(zip(micros, found).map { ($0.suite - $0.local) / $1.trip })
+    }
+
+    /// Microseconds from one token to the next, medians of the rounds.
+    private func gaps(_ clocks: [DecodeClock]) -> (p50: Double, p99: Double) {
+        (median(clocks.map { $0.gapMicros(50) }), median(clocks.map { $0.gapMicros(99) }))
     }
 
     /// Many sessions, every process with as many threads as there are cores; store on and off; open-loop load.
@@ -146,16 +155,21 @@ struct BenchSuite: ParsableCommand {
             let found = try services.with("off", threads + ["--memory-only"]) { off in
                 try rounds("\(sessions) sessions") { round in
                     (
-                        local: try engine.tokensPerSecond(requests(sessions, "local-\(round)", depth)),
-                        on: try on.tokensPerSecond(requests(sessions, "on-\(round)", depth)),
+                        local: try engine.decode(requests(sessions, "local-\(round)", depth)),
+                        on: try on.decode(requests(sessions, "on-\(round)", depth)),
                         off: try off.tokensPerSecond(requests(sessions, "off-\(round)", depth))
                     )
                 }
             }
-            report.localTokens = median(found.map(\.local))
-            report.suiteTokens = median(found.map(\.on))
-            report.suiteShareOfLocal = median(found.map { $0.on / $0.local })
-            report.storeOnOverOff = median(found.map { $0.on / $0.off })
+            let rates = try found.map {
+                (local: try $0.local.tokensPerSecond(), on: try $0.on.tokensPerSecond(), off: $0.off)
+            }
+            report.localTokens = median(rates.map(\.local))
+            report.suiteTokens = median(rates.map(\.on))
+            (report.localManyP50, report.localManyP99) = gaps(found.map(\.local))
+            (report.suiteManyP50, report.suiteManyP99) = gaps(found.map(\.on))
+            report.suiteShareOfLocal = median(rates.map { $0.on / $0.local })
+            report.storeOnOverOff = median(rates.map { $0.on / $0.off })
             try measurePrompts(on, &report)
             guard seconds > 0 else { return }
             progress("closed loop, whole requests")
@@ -282,12 +296,17 @@ struct BenchSuite: ParsableCommand {
     }
 
     private func show(_ r: Report) throws {
-        if json { return try printJSON(r) }
-        print("\(r.machine), weights \(r.weights), depth \(depth), commit \(r.commit)")
+        if json { return try printJSON(BenchReport(r)) }
+        print(heading("weights \(r.weights), depth \(depth)"))
         print(
             String(
                 format: "one session      local %.0f µs, suite %.0f µs a token: %.2f×", r.localMicros, r.suiteMicros,
                 r.suiteOverLocal))
+        print(
+            String(
+                format: "                 between tokens p50, p99: local %.0f, %.0f µs, suite %.0f, %.0f µs",
+                r.localP50,
+                r.localP99, r.suiteP50, r.suiteP99))
         print(
             String(
                 format: "                 the difference is %.1f raw round trips of %.0f µs", r.extraRoundTrips,
@@ -296,6 +315,10 @@ struct BenchSuite: ParsableCommand {
             String(
                 format: "%3d sessions     local %.0f, suite %.0f tokens/s: %.0f%%", sessions, r.localTokens,
                 r.suiteTokens, 100 * r.suiteShareOfLocal))
+        print(
+            String(
+                format: "                 between tokens p50, p99: local %.1f, %.1f ms, suite %.1f, %.1f ms",
+                r.localManyP50 / 1000, r.localManyP99 / 1000, r.suiteManyP50 / 1000, r.suiteManyP99 / 1000))
         print(String(format: "                 store on over off %.0f%%", 100 * r.storeOnOverOff))
         print(
             String(

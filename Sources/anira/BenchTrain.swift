@@ -40,9 +40,9 @@ struct BenchTrain: ParsableCommand {
         let result = Result(
             tokensPerSecond: sorted[sorted.count / 2], slowest: sorted[0], fastest: sorted[sorted.count - 1],
             peakBytes: found.peakBytes)
-        if json { return try printJSON(result) }
-        print(
-            "\(variant), H \(hidden), I \(intermediate), K \(maxDepth), \(batch) rows of \(length), \(threads) threads")
+        if json { return try printJSON(BenchReport(result)) }
+        let rows = "\(batch) rows of \(length), \(threads) threads"
+        print(heading("\(variant), H \(hidden), I \(intermediate), K \(maxDepth), \(rows)"))
         print(
             "tokens/s  median \(Int(result.tokensPerSecond)), \(Int(result.slowest))…\(Int(result.fastest)) over "
                 + "\(steps) steps; peak memory \(result.peakBytes >> 20) MiB")

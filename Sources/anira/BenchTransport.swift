@@ -2,41 +2,130 @@ import ArgumentParser
 import Foundation
 import Histogram
 import Messaging
+import Proto
 
 struct BenchTransport: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "transport", abstract: "Raw ZeroMQ round trips between two processes: what a hop costs at least.")
-    @Option(help: "Comma-separated sizes in bytes.") var sizes = "64,2048,131072"
-    @Option(help: "Round trips of each size.") var count = 2000
+        commandName: "transport",
+        abstract: "Hand-overs between two processes against raw ZeroMQ round trips of as many bytes, interleaved.",
+        discussion: """
+            A hand-over is the message by which workers give rows to each other, with one state of H floats a row: it is \
+            encoded, sent, decoded and encoded again by the other process, sent back and decoded. A raw round trip \
+            sends one frame of the same size.
+            """)
+    @Option(help: "Comma-separated numbers of rows in a message.") var rows = "1,8,32"
+    @Option(help: "Hidden size H.") var hidden = 512
+    @Option(help: "Round trips of each kind and number of rows.") var count = 2000
     @Flag(help: "Over tcp instead of a socket file.") var tcp = false
     @Flag(help: "Print the results as JSON.") var json = false
 
     struct Row: Codable {
+        var rows: Int
         var bytes: Int
-        /// Microseconds.
-        var p50, p90, p99: Double
+        /// Microseconds of a round trip.
+        var rawP50, rawP90, rawP99: Double
+        var handOverP50, handOverP90, handOverP99: Double
+        /// Medians of the two.
+        var overRaw: Double
     }
 
     func run() throws {
-        let sizes = try integers(sizes, "--sizes").map(Int.init)
-        guard sizes.allSatisfy({ (1...1 << 24).contains($0) }), count > 0 else {
-            throw ValidationError("--sizes must be 1…16777216, --count above 0")
+        let counts = try integers(rows, "--rows").map(Int.init)
+        guard counts.allSatisfy({ (1...1024).contains($0) }), (1...8192).contains(hidden), count > 0 else {
+            throw ValidationError("--rows must be 1…1024, --hidden 1…8192, --count above 0")
         }
         let echo = try EchoProcess(tcp: tcp)
         defer { echo.stop() }
-        let rows = try sizes.map { bytes in
-            progress("\(bytes) bytes")
-            return try echo.measure(bytes: bytes, count: count)
+        let found = try counts.map { rows in
+            progress("\(rows) rows")
+            return try measure(rows, echo)
         }
         progress(nil)
-        if json { return try printJSON(rows) }
-        print("\(machineName()), \(tcp ? "tcp" : "ipc"), microseconds a round trip")
-        print("   bytes       p50       p90       p99")
-        for row in rows { print(String(format: "%8d%10.0f%10.0f%10.0f", row.bytes, row.p50, row.p90, row.p99)) }
+        if json { return try printJSON(BenchReport(found)) }
+        print(heading("\(tcp ? "tcp" : "ipc"), microseconds a round trip"))
+        print("rows    bytes   raw p50    p90    p99   hand-over p50    p90    p99   over raw")
+        for row in found {
+            print(
+                String(
+                    format: "%4d%9d%10.0f%7.0f%7.0f%16.0f%7.0f%7.0f%10.2f×", row.rows, row.bytes, row.rawP50,
+                    row.rawP90,
+                    row.rawP99, row.handOverP50, row.handOverP90, row.handOverP99, row.overRaw))
+        }
+    }
+
+    private func measure(_ rows: Int, _ echo: EchoProcess) throws -> Row {
+        let items = try (0..<rows).map(item)
+        let batch = Anira_Worker_V1_WorkBatch.with { $0.items = items }
+        let tensors = (0..<rows).map { _ in Frame([UInt8](repeating: 7, count: 4 * hidden)) }
+        let bytes = try HandOverMessage.frames(batch, tensors).reduce(0) { $0 + $1.count }
+        let single = Frame([UInt8](repeating: 7, count: bytes))
+        var raw = Histogram<UInt64>(highestTrackableValue: 60_000_000_000)
+        var handOver = raw
+        for index in -20..<count {
+            let plain = try timed { _ = try echo.roundTrip([single]) }
+            let whole = try timed {
+                _ = try HandOverMessage.read(try echo.roundTrip(try HandOverMessage.frames(batch, tensors)))
+            }
+            guard index >= 0 else { continue }
+            raw.record(plain)
+            handOver.record(whole)
+        }
+        func micros(_ histogram: Histogram<UInt64>, _ percentile: Double) -> Double {
+            Double(histogram.valueAtPercentile(percentile)) / 1000
+        }
+        return Row(
+            rows: rows, bytes: bytes, rawP50: micros(raw, 50), rawP90: micros(raw, 90), rawP99: micros(raw, 99),
+            handOverP50: micros(handOver, 50), handOverP90: micros(handOver, 90), handOverP99: micros(handOver, 99),
+            overRaw: micros(handOver, 50) / micros(raw, 50))
+    }
+
+    private func timed(_ body: () throws -> Void) rethrows -> UInt64 {
+        let start = monotonicNanoseconds()
+        try body()
+        return monotonicNanoseconds() - start
+    }
+
+    /// A row on its way from decider to core, as the Router's requests make it.
+    private func item(_ index: Int) throws -> Anira_Worker_V1_WorkItem {
+        func peer(_ name: String) -> Anira_Worker_V1_Peer {
+            .with {
+                $0.inbox = "ipc:///var/lib/anira/workers.ipc.\(name)"
+                $0.worker = "\(name)#1234567890123"
+            }
+        }
+        let onward = Anira_Worker_V1_Onward.with {
+            ($0.core, $0.coda) = (peer("core-0"), peer("coda-0"))
+            $0.codaWork.sample = true
+            $0.continuation.decider = peer("decider-0")
+            $0.continuation.depth.value = 3
+        }
+        let way = try onward.serializedData()
+        return .with {
+            ($0.request, $0.attempt, $0.session) = (UInt64(index), 1, UInt64(1000 + index))
+            ($0.position, $0.count, $0.persist) = (64, 1, true)
+            $0.requestID = "request-\(index)"
+            $0.enqueuedNs = monotonicNanoseconds()
+            $0.onward = way
+            $0.addressee = "core-0#1234567890123"
+            $0.continuing = 15
+            $0.core.depth.value = 3
+        }
     }
 }
 
-/// Sends back what it gets: the other process of `bench transport`.
+/// The frames by which workers hand rows to each other.
+private enum HandOverMessage {
+    static func frames(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: [Frame]) throws -> [Frame] {
+        workerFrames(.work) + [Frame(try batch.serializedBytes() as [UInt8])] + tensors
+    }
+
+    static func read(_ frames: [Frame]) throws -> (batch: Anira_Worker_V1_WorkBatch, tensors: [Frame]) {
+        guard frames.count >= 3 else { throw RequestFailure(code: "INTERNAL", message: "frames are missing") }
+        return (try Anira_Worker_V1_WorkBatch(serializedBytes: frames[2].bytes), Array(frames.dropFirst(3)))
+    }
+}
+
+/// Sends back what it gets, hand-overs read and written anew: the other process of `bench transport`.
 struct BenchEcho: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "echo", shouldDisplay: false)
     @Option var connect: String
@@ -49,7 +138,14 @@ struct BenchEcho: ParsableCommand {
         let wakeup = Wakeup()
         while getppid() == parent {
             _ = poll(socket, wakeup, timeoutMS: 200)
-            while let frames = socket.receive() { _ = socket.send(frames) }
+            while let frames = socket.receive() {
+                guard frames.count > 1 else {
+                    _ = socket.send(frames)
+                    continue
+                }
+                let (batch, tensors) = try HandOverMessage.read(frames)
+                _ = socket.send(try HandOverMessage.frames(batch, tensors))
+            }
         }
     }
 }
@@ -79,26 +175,24 @@ final class EchoProcess {
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = ["bench", "echo", "--connect", connection.endpoint, "--parent", "\(getpid())"]
         try process.run()
-        _ = try roundTrip(Frame([UInt8](repeating: 0, count: 8)))
+        _ = try roundTrip([Frame([UInt8](repeating: 0, count: 8))])
     }
 
-    func measure(bytes: Int, count: Int) throws -> BenchTransport.Row {
+    /// Microseconds of a raw round trip: the median of `count`.
+    func median(bytes: Int, count: Int) throws -> Double {
         let frame = Frame([UInt8](repeating: 7, count: bytes))
-        var histogram = Histogram<UInt64>(highestTrackableValue: 10_000_000_000)
-        for _ in 0..<20 { _ = try roundTrip(frame) }
-        for _ in 0..<count { histogram.record(try roundTrip(frame)) }
-        func micros(_ percentile: Double) -> Double { Double(histogram.valueAtPercentile(percentile)) / 1000 }
-        return .init(bytes: bytes, p50: micros(50), p90: micros(90), p99: micros(99))
+        for _ in 0..<20 { _ = try roundTrip([frame]) }
+        return anira.median(try (0..<count).map { _ in 1e6 * (try seconds { _ = try roundTrip([frame]) }) })
     }
 
-    /// Nanoseconds.
-    private func roundTrip(_ frame: Frame) throws -> UInt64 {
+    /// What came back.
+    func roundTrip(_ frames: [Frame]) throws -> [Frame] {
         let start = monotonicNanoseconds()
         // Nothing can be queued before the other side has connected.
-        while connection.socket.send([frame]) != .sent, monotonicNanoseconds() - start < 10_000_000_000 { usleep(1000) }
+        while connection.socket.send(frames) != .sent, monotonicNanoseconds() - start < 10_000_000_000 { usleep(1000) }
         while monotonicNanoseconds() - start < 10_000_000_000 {
             _ = poll(connection.socket, wakeup, timeoutMS: 1000)
-            if connection.socket.receive() != nil { return monotonicNanoseconds() - start }
+            if let answer = connection.socket.receive() { return answer }
         }
         throw RequestFailure(code: "UNAVAILABLE", message: "the echo process does not answer")
     }

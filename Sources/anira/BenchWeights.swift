@@ -50,7 +50,7 @@ struct BenchWeights: ParsableCommand {
             table.append(compare("kv \(kv.rawValue)", try scores(.f32, kv, prompts), reference))
         }
         progress(nil)
-        if json { return try printJSON(table) }
+        if json { return try printJSON(BenchReport(table)) }
         print(
             "\(model): \(rows) rows, \(table[0].tokens) tokens, logits up to \(String(format: "%.1f", table[0].largestLogit))"
         )

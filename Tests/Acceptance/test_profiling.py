@@ -121,6 +121,7 @@ def test_a_worker_with_other_keys_and_values_is_refused(suite, model, tmp_path):
 
 def test_bench_weights_reports_errors_and_depths(shipped):
     found = json.loads(run("bench", "weights", "--model", str(shipped("mano-early")), "--rows", "20", "--json").stdout)
+    found = found["results"]
     assert [row["format"] for row in found] == ["f32", "weights bf16", "weights int8", "kv f16", "kv bf16"]
     assert found[0]["largestLogitError"] == 0
     assert 0 < found[1]["meanLogitError"] < found[2]["meanLogitError"] < 1

@@ -1,0 +1,51 @@
+"""Every part of anira bench: a table with percentiles, or JSON that says where it was measured. What is fast is not asserted."""
+
+import json
+
+import pytest
+
+from suite import run
+
+SMALL = ["--hidden", "64", "--intermediate", "128", "--heads", "2"]
+PARTS = {
+    "kernels": ["--inputs", "64", "--outputs", "64", "--rounds", "3"],
+    "decode": [*SMALL, "--sessions", "4", "--tokens", "8", "--rounds", "1"],
+    "batch": [*SMALL, "--sessions", "2,4", "--tokens", "8", "--rounds", "1"],
+    "prefill": [*SMALL, "--lengths", "64", "--rounds", "2"],
+    "context": [*SMALL, "--contexts", "16,64", "--tokens", "8", "--rounds", "1"],
+    "store": ["--hidden", "64", "--commits", "20", "--rounds", "1"],
+    "transport": ["--count", "50", "--rows", "1,8"],
+    "suite": [*SMALL, "--sessions", "4", "--tokens", "16", "--rounds", "1", "--seconds", "0.5"],
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_prints_percentiles(binary, part):
+    done = run("bench", part, *PARTS[part])
+    assert done.returncode == 0, done.stderr
+    assert "p50" in done.stdout and ("p99" in done.stdout or "p90" in done.stdout)
+    assert "commit" in done.stdout.splitlines()[0] and "cores" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_says_in_json_where_it_was_measured(binary, part):
+    done = run("bench", part, *PARTS[part], "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"machine", "commit", "kernels", "results"}
+    assert found["results"] and "p99" in json.dumps(found["results"]).lower()
+
+
+def test_shares_of_the_limit_are_positive_and_finite(binary):
+    def rows(part, *more):
+        return json.loads(run("bench", part, *PARTS[part], *more, "--json").stdout)["results"]
+
+    assert all(0 < row["overRaw"] < 1e6 for row in rows("transport") + rows("store"))
+    assert all(0 < row["shareOfPeak"] < 1e3 for row in rows("prefill") + rows("kernels")["products"])
+    first, second = rows("context")
+    assert first["byBytes"] == 1 < second["byBytes"]
+
+
+def test_a_bad_number_of_rows_is_refused(binary):
+    done = run("bench", "transport", "--rows", "0")
+    assert done.returncode != 0 and "--rows" in done.stderr
