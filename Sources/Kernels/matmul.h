@@ -9,6 +9,11 @@
 // loaded weight for several rows (bandwidth).
 #include "vector.h"
 
+// The compiler forgets how pointers to rows relate: it would save registers there are enough of by an addition for each
+// load, and the front of the CPU, which neighbours on the same core share, is what these loops wait for.
+#define UNRELATED(pointer) __asm__("" : "+r"(pointer))
+enum { MOST_POINTERS = 8 };  // for which there are registers
+
 enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
 
 // Bytes between a load of weights and what is asked for then, 0 for nothing. One or two streams are asked for long enough
@@ -25,14 +30,13 @@ typedef int8_t bytes32 __attribute__((vector_size(32)));
 typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
 typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
-// One step of the chains: acc[p * rows + r] += x[r, i] * weights i of panel p. What there is less of, rows or panels, is
+// One step of the chains: acc[p * rows + r] += x[r][i] * weights i of panel p. What there is less of, rows or panels, is
 // held in registers meanwhile.
-INLINE void step_f32(const int rows, const int panels, const float *x, size_t ldx, const char *const *w, size_t i,
-                     v16 *acc) {
+INLINE void step_f32(const int rows, const int panels, const float *const *x, const char *const *w, size_t i, v16 *acc) {
     v16 held[GROUP_PANELS];
     if (rows <= panels) {
 #pragma clang loop unroll(full)
-        for (int r = 0; r < rows; r++) held[r] = splat(x[(size_t)r * ldx + i]);
+        for (int r = 0; r < rows; r++) held[r] = splat(x[r][i]);
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++) {
             v16 weight = load((const float *)w[p] + i * 16);
@@ -45,7 +49,7 @@ INLINE void step_f32(const int rows, const int panels, const float *x, size_t ld
     for (int p = 0; p < panels; p++) held[p] = load((const float *)w[p] + i * 16);
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++) {
-        v16 input = splat(x[(size_t)r * ldx + i]);
+        v16 input = splat(x[r][i]);
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++) acc[p * rows + r] = fma16(input, held[p], acc[p * rows + r]);
     }
@@ -53,53 +57,75 @@ INLINE void step_f32(const int rows, const int panels, const float *x, size_t ld
 
 // Two steps, of inputs i and i + 1, whose weights share 32 bits; the second only if it exists. One panel after the
 // other, so that no more than its weights are in registers.
-INLINE void steps_bf16(const int rows, const int panels, const int both, const float *x, size_t ldx,
-                       const char *const *w, size_t i, v16 *acc) {
+INLINE void steps_bf16(const int rows, const int panels, const int both, const float *const *x, const char *const *w,
+                       size_t i, v16 *acc) {
 #pragma clang loop unroll(full)
     for (int p = 0; p < panels; p++) {
         u16 pair = *(const u16_anywhere *)(w[p] + i * 32);
         v16 low = (v16)(pair << 16), high = (v16)(pair & 0xffff0000u);
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) {
-            const float *input = x + (size_t)r * ldx + i;
+            const float *input = x[r] + i;
             acc[p * rows + r] = fma16(splat(input[0]), low, acc[p * rows + r]);
             if (both) acc[p * rows + r] = fma16(splat(input[1]), high, acc[p * rows + r]);
         }
     }
 }
 
-INLINE void steps(const anira_format format, const int rows, const int panels, const int both, const float *x,
-                  size_t ldx, const char *const *w, size_t i, v16 *acc) {
-    if (format == ANIRA_BF16) return steps_bf16(rows, panels, both, x, ldx, w, i, acc);
-    step_f32(rows, panels, x, ldx, w, i, acc);
-    if (both) step_f32(rows, panels, x, ldx, w, i + 1, acc);
+INLINE void steps(const anira_format format, const int rows, const int panels, const int both, const float *const *x,
+                  const char *const *w, size_t i, v16 *acc) {
+    if (format == ANIRA_BF16) return steps_bf16(rows, panels, both, x, w, i, acc);
+    step_f32(rows, panels, x, w, i, acc);
+    if (both) step_f32(rows, panels, x, w, i + 1, acc);
+}
+
+// Steps from i on, as many of them as four go into (two with one row); returns where they end. What is asked for meanwhile
+// is `ahead`, `pace` bytes every two steps, or, where none is given, what follows in each panel.
+INLINE size_t most_steps(const anira_format format, const int rows, const int panels, const int given,
+                         const float *const *x, const char *const *w, size_t i, size_t to, const char *ahead, size_t pace,
+                         v16 *acc) {
+    const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
+    const size_t far = given ? 0 : prefetch_ahead(format, panels);
+    const int pairs = format == ANIRA_F32 && rows > 2 ? 2 : 1;
+    for (; i + 2 * (size_t)pairs - 1 < to; i += 2 * (size_t)pairs) {
+#pragma clang loop unroll(full)
+        for (int pair = 0; pair < pairs; pair++) {
+            const size_t at = i + 2 * (size_t)pair;
+            if (given) {
+                __builtin_prefetch(ahead);
+                ahead += pace;
+            }
+#pragma clang loop unroll(full)
+            for (int p = 0; far && p < panels; p++) {
+                __builtin_prefetch(w[p] + at * line + far);
+                if (format == ANIRA_F32) __builtin_prefetch(w[p] + at * line + far + 64);
+            }
+            steps(format, rows, panels, 1, x, w, at, acc);
+        }
+    }
+    return i;
 }
 
 // sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0. ahead: memory to ask for
-// meanwhile, `pace` bytes every two steps; NULL: what follows in each panel. rows and panels are constants at each call.
+// meanwhile; NULL: none is given. rows and panels are constants at each call.
 INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
                  const char *const *w, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
-    const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
-    const size_t far = prefetch_ahead(format, panels);
+    const float *row[TILE_ROWS];
     v16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
-    for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
-    size_t i = from;
-    for (; i + 1 < to; i += 2) {
-        if (ahead) {
-            __builtin_prefetch(ahead);
-            ahead += pace;
-        } else if (far) {
-#pragma clang loop unroll(full)
-            for (int p = 0; p < panels; p++) {
-                const char *at = w[p] + i * line + far;
-                __builtin_prefetch(at);
-                if (format == ANIRA_F32) __builtin_prefetch(at + 64);
-            }
-        }
-        steps(format, rows, panels, 1, x, ldx, w, i, acc);
+    for (int r = 0; r < rows; r++) {
+        row[r] = x + (size_t)r * ldx;
+        if (rows > 1 && rows <= MOST_POINTERS) UNRELATED(row[r]);
     }
-    if (i < to) steps(format, rows, panels, 0, x, ldx, w, i, acc);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
+    size_t i = ahead ? most_steps(format, rows, panels, 1, row, w, from, to, ahead, pace, acc)
+                     : most_steps(format, rows, panels, 0, row, w, from, to, NULL, 0, acc);
+    if (format == ANIRA_F32 && rows > 2 && i + 1 < to) {
+        steps(format, rows, panels, 1, row, w, i, acc);
+        i += 2;
+    }
+    if (i < to) steps(format, rows, panels, 0, row, w, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
 }
@@ -107,9 +133,16 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
 // The same from integers: x in 16 bits, two at a time, weights in 8.
 INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t ldx, const char *const *w,
                       size_t pairs, const float *row_scales, const float *const *output_scales, v16 *sums) {
+    const int16_t *row[TILE_ROWS];
     i16 acc[TILE_ROWS * GROUP_PANELS];
 #pragma clang loop unroll(full)
+    for (int r = 0; r < rows; r++) {
+        row[r] = x + (size_t)r * ldx;
+        if (rows > 1 && rows <= MOST_POINTERS) UNRELATED(row[r]);
+    }
+#pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = (i16){0};
+#pragma clang loop unroll_count(2)
     for (size_t i = 0; i < pairs; i++) {
         pairs16 weights[GROUP_PANELS];
 #pragma clang loop unroll(full)
@@ -118,7 +151,7 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) {
             int32_t both;
-            memcpy(&both, x + (size_t)r * ldx + 2 * i, sizeof both);
+            memcpy(&both, row[r] + 2 * i, sizeof both);
             i16 inputs = (i16){0} + both;
 #pragma clang loop unroll(full)
             for (int p = 0; p < panels; p++) acc[p * rows + r] += DOT_PAIRS(weights[p], (pairs16)inputs);
