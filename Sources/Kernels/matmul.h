@@ -79,9 +79,10 @@ INLINE void steps(const anira_format format, const int rows, const int panels, c
     if (both) step_f32(rows, panels, x, w, i + 1, acc);
 }
 
-// Steps from i on, as many of them as four go into (two with one row); returns where they end. What is asked for meanwhile
-// is `ahead`, `pace` bytes every two steps, or, where none is given, what follows in each panel.
-INLINE size_t most_steps(const anira_format format, const int rows, const int panels, const int given,
+// Steps from i on, two by two; returns where they end. What is asked for meanwhile is `ahead`, `pace` bytes every two steps,
+// or, where none is given, what follows in each panel. More than two rows of f32 take four steps an iteration, for which the
+// others' decoded weights or many panels leave no registers.
+INLINE size_t steps_by_twos(const anira_format format, const int rows, const int panels, const int given,
                          const float *const *x, const char *const *w, size_t i, size_t to, const char *ahead, size_t pace,
                          v16 *acc) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
@@ -103,6 +104,10 @@ INLINE size_t most_steps(const anira_format format, const int rows, const int pa
             steps(format, rows, panels, 1, x, w, at, acc);
         }
     }
+    if (pairs > 1 && i + 1 < to) {
+        steps(format, rows, panels, 1, x, w, i, acc);
+        i += 2;
+    }
     return i;
 }
 
@@ -119,12 +124,8 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
     }
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
-    size_t i = ahead ? most_steps(format, rows, panels, 1, row, w, from, to, ahead, pace, acc)
-                     : most_steps(format, rows, panels, 0, row, w, from, to, NULL, 0, acc);
-    if (format == ANIRA_F32 && rows > 2 && i + 1 < to) {
-        steps(format, rows, panels, 1, row, w, i, acc);
-        i += 2;
-    }
+    size_t i = ahead ? steps_by_twos(format, rows, panels, 1, row, w, from, to, ahead, pace, acc)
+                     : steps_by_twos(format, rows, panels, 0, row, w, from, to, NULL, 0, acc);
     if (i < to) steps(format, rows, panels, 0, row, w, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
