@@ -83,8 +83,8 @@ INLINE void steps(const anira_format format, const int rows, const int panels, c
 // or, where none is given, what follows in each panel. More than two rows of f32 take four steps an iteration, for which the
 // others' decoded weights or many panels leave no registers.
 INLINE size_t steps_by_twos(const anira_format format, const int rows, const int panels, const int given,
-                         const float *const *x, const char *const *w, size_t i, size_t to, const char *ahead, size_t pace,
-                         v16 *acc) {
+                            const float *const *x, const char *const *w, size_t i, size_t to, const char *ahead,
+                            size_t pace, v16 *acc) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
     const size_t far = given ? 0 : prefetch_ahead(format, panels);
     const int pairs = format == ANIRA_F32 && rows > 2 ? 2 : 1;
