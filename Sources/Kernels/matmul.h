@@ -9,10 +9,14 @@
 // loaded weight for several rows (bandwidth).
 #include "vector.h"
 
-// The compiler forgets how pointers to rows relate: it would save registers there are enough of by an addition for each
+// Pointers to rows, of which the compiler forgets how they relate: it would save registers there are enough of by an addition for each
 // load, and the front of the CPU, which neighbours on the same core share, is what these loops wait for.
-#define UNRELATED(pointer) __asm__("" : "+r"(pointer))
 enum { MOST_POINTERS = 8 };  // for which there are registers
+#define POINT_AT_ROWS(pointers, rows, x, ldx)                                                                          \
+    _Pragma("clang loop unroll(full)") for (int r = 0; r < (rows); r++) {                                              \
+        (pointers)[r] = (x) + (size_t)r * (ldx);                                                                       \
+        if ((rows) > 1 && (rows) <= MOST_POINTERS) __asm__("" : "+r"((pointers)[r]));                                  \
+    }
 
 enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
 
@@ -117,11 +121,7 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
                  const char *const *w, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
     const float *row[TILE_ROWS];
     v16 acc[TILE_ROWS * GROUP_PANELS];
-#pragma clang loop unroll(full)
-    for (int r = 0; r < rows; r++) {
-        row[r] = x + (size_t)r * ldx;
-        if (rows > 1 && rows <= MOST_POINTERS) UNRELATED(row[r]);
-    }
+    POINT_AT_ROWS(row, rows, x, ldx)
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
     size_t i = ahead ? steps_by_twos(format, rows, panels, 1, row, w, from, to, ahead, pace, acc)
@@ -136,11 +136,7 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
                       size_t pairs, const float *row_scales, const float *const *output_scales, v16 *sums) {
     const int16_t *row[TILE_ROWS];
     i16 acc[TILE_ROWS * GROUP_PANELS];
-#pragma clang loop unroll(full)
-    for (int r = 0; r < rows; r++) {
-        row[r] = x + (size_t)r * ldx;
-        if (rows > 1 && rows <= MOST_POINTERS) UNRELATED(row[r]);
-    }
+    POINT_AT_ROWS(row, rows, x, ldx)
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = (i16){0};
 #pragma clang loop unroll_count(2)

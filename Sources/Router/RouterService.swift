@@ -242,9 +242,7 @@ private struct RouterLoop: ~Copyable {
             case .wouldBlock: feed(.clientLost(client, slow: true))
             }
         case .work(let items, let address):
-            var batch = Anira_Worker_V1_WorkBatch()
-            batch.items = items.map(\.item)
-            try send(.work, batch, items.compactMap(\.tensor), to: address)
+            send(try workFrames(items), to: address)
         case .readyAck(let message, let address): try send(.readyAck, message, to: address)
         case .refuse(let message, let address): try send(.refused, message, to: address)
         case .cancel(let request, let attempt, let address):
@@ -273,12 +271,13 @@ private struct RouterLoop: ~Copyable {
     }
 
     private mutating func send(
-        _ command: WorkerCommand, _ message: some SwiftProtobuf.Message, _ tensors: [Frame] = [],
-        to address: WorkerAddress
+        _ command: WorkerCommand, _ message: some SwiftProtobuf.Message, to address: WorkerAddress
     ) throws {
-        let header = Frame(try message.serializedBytes() as [UInt8])
-        let frames = [Frame(address)] + workerFrames(command) + [header] + tensors
+        send(workerFrames(command) + [Frame(try message.serializedBytes() as [UInt8])], to: address)
+    }
+
+    private mutating func send(_ frames: [Frame], to address: WorkerAddress) {
         // A refused worker may be gone already; a full queue means it does not take work: both are a lost worker.
-        if workers.send(frames) != .sent { feed(.unroutable(address)) }
+        if workers.send([Frame(address)] + frames) != .sent { feed(.unroutable(address)) }
     }
 }

@@ -25,7 +25,7 @@ extension RouterState {
     private func isRunning(_ request: Request) -> Bool { requests[request.id] === request }
 
     mutating func take(_ outcomes: [Outcome], _ address: WorkerAddress) {
-        guard let worker = worker(at: address) else {
+        guard let worker = workerAt[address] else {
             counters.lateResults += Float(outcomes.count)
             return
         }

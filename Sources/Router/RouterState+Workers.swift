@@ -24,12 +24,12 @@ extension RouterState {
             guard ready.incarnation >= known.incarnation || known.state == .lost else {
                 return refuse(address, "a newer worker named '\(ready.name)' is registered; choose another --name")
             }
-            if known.address != address { lose(ready.name, "was replaced by a new process") }
+            if known.address != address { lose(known, "was replaced by a new process") }
         }
         let returning = workers[ready.name]?.address == address && workers[ready.name]?.state != .lost
         if !returning {
-            workers[ready.name] = Worker(ready, stage: stage, address: address, now: now)
-            nameOf[address] = ready.name
+            let worker = Worker(ready, stage: stage, address: address, now: now)
+            (workers[ready.name], workerAt[address]) = (worker, worker)
             actions.append(.log(.info, "\(ready.name) is ready, process \(ready.pid)"))
         }
         actions.append(
@@ -58,7 +58,7 @@ extension RouterState {
 
     /// A worker that finishes what it holds and takes no more.
     mutating func drain(_ address: WorkerAddress) {
-        guard let worker = worker(at: address) else { return }
+        guard let worker = workerAt[address] else { return }
         worker.state = .draining
         let queued = worker.queue
         worker.queue.removeAll()
@@ -78,12 +78,12 @@ extension RouterState {
     }
 
     /// A worker is gone: what it owed is handed out again, to its successor if that comes within the grace time.
-    mutating func lose(_ name: String, _ reason: String) {
-        guard let worker = workers[name], worker.state != .lost else { return }
+    mutating func lose(_ worker: Worker, _ reason: String) {
+        guard worker.state != .lost else { return }
         counters.workersLost += 1
         actions.append(
-            .log(.warning, "lost \(name): it \(reason); \(worker.leases.count) items will be handed out again"))
-        nameOf[worker.address] = nil
+            .log(.warning, "lost \(worker.name): it \(reason); \(worker.leases.count) items will be handed out again"))
+        workerAt[worker.address] = nil
         let items = worker.takeAll()
         worker.state = .lost
         worker.lastHeard = now
@@ -173,11 +173,11 @@ extension RouterState {
         }
         for worker in workers.values where worker.state != .lost {
             if now - worker.lastHeard > UInt64(configuration.silenceMS) * 1_000_000 {
-                lose(worker.name, "was silent for \(configuration.silenceMS) ms")
+                lose(worker, "was silent for \(configuration.silenceMS) ms")
             } else if worker.figures.computing,
                 now - worker.lastProgress > UInt64(configuration.stallMS) * 1_000_000
             {
-                lose(worker.name, "made no progress for \(configuration.stallMS) ms")
+                lose(worker, "made no progress for \(configuration.stallMS) ms")
             } else {
                 actions.append(.heartbeat(to: worker.address))
                 recoverForgotten(worker)

@@ -68,7 +68,8 @@ public struct RouterState {
     /// Requests of a named session, the first one active.
     var sessionQueues: [String: Deque<UInt64>] = [:]
     var workers: [String: Worker] = [:]
-    var nameOf: [WorkerAddress: String] = [:]
+    /// The workers that are not lost, by their routing ids.
+    var workerAt: [WorkerAddress: Worker] = [:]
     /// Sessions to be removed from a worker's store once it is back.
     var owedDrops: [String: [UInt64]] = [:]
     /// Items whose stage has no worker now.
@@ -110,10 +111,10 @@ public struct RouterState {
         case .results(let outcomes, let address): take(outcomes, address)
         case .heartbeat(let figures): hear(figures)
         case .drain(let address): drain(address)
-        case .bye(let address): if let name = nameOf[address] { lose(name, "said goodbye") }
+        case .bye(let address): if let worker = workerAt[address] { lose(worker, "said goodbye") }
         case .unroutable(let address):
             counters.unroutable += 1
-            if let name = nameOf[address] { lose(name, "is unreachable") }
+            if let worker = workerAt[address] { lose(worker, "is unreachable") }
         case .clientLost(let client, let slow): cutOff(client, slow: slow)
         case .shutDown: isShuttingDown = true
         case .abandon: for id in requests.keys { fail(id, .unavailable, "the suite was shut down") }
@@ -147,12 +148,6 @@ public struct RouterState {
         }
         defer { actions.removeAll(keepingCapacity: true) }
         return actions
-    }
-
-    /// The worker that has this address now.
-    func worker(at address: WorkerAddress) -> Worker? {
-        guard let worker = nameOf[address].flatMap({ workers[$0] }), worker.address == address else { return nil }
-        return worker
     }
 
     /// Whether each stage has a worker.

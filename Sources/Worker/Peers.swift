@@ -26,10 +26,7 @@ final class Peers {
     func send(_ rows: [Work], to peer: Anira_Worker_V1_Peer) -> Bool {
         do {
             let connection = try connection(to: peer.inbox)
-            let batch = Anira_Worker_V1_WorkBatch.with { $0.items = rows.map(\.item) }
-            let header = Frame(try batch.serializedBytes() as [UInt8])
-            let frames = workerFrames(.work) + [header]
-            return connection.socket.send(frames + rows.compactMap(\.tensor)) == .sent
+            return connection.socket.send(try workFrames(rows)) == .sent
         } catch {
             log.warning("cannot hand rows to \(peer.worker): \(error)")
             return false

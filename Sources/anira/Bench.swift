@@ -37,3 +37,12 @@ struct BenchModel: ParsableArguments {
             configuration, tensors: CheckpointWriter.random(configuration, seed: 1), to: folder)
     }
 }
+
+/// A folder for the length of `body`.
+func withBenchFolder<R>(_ body: (URL) throws -> R) throws -> R {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
+    defer {
+        do { try FileManager.default.removeItem(at: folder) } catch { print("cannot remove \(folder.path): \(error)") }
+    }
+    return try body(folder)
+}

@@ -44,7 +44,7 @@ struct DecodeClock {
     }
 
     /// Microseconds from one token of a session to its next: percentile 0…100.
-    func gapMicros(_ percentile: Double) -> Double { Double(gaps.valueAtPercentile(percentile)) / 1000 }
+    func gapMicros(_ percentile: Double) -> Double { gaps.micros(percentile) }
 }
 
 extension LocalEngine {

@@ -54,13 +54,9 @@ struct BenchDecode: ParsableCommand {
         }
     }
 
-    func run() throws {
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
-        defer {
-            do { try FileManager.default.removeItem(at: folder) } catch {
-                print("cannot remove \(folder.path): \(error)")
-            }
-        }
+    func run() throws { try withBenchFolder(measure) }
+
+    private func measure(_ folder: URL) throws {
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
         let checkpoint = try compute.checkpoint(model)

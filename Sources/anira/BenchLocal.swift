@@ -40,13 +40,11 @@ struct Limits: Codable {
 func withBenchEngine<R>(
     _ shape: BenchModel, _ compute: ComputeOptions, _ body: (Checkpoint, LocalEngine) throws -> R
 ) throws -> R {
-    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
-    defer {
-        do { try FileManager.default.removeItem(at: folder) } catch { print("cannot remove \(folder.path): \(error)") }
+    try withBenchFolder { folder in
+        try shape.write(to: folder.path)
+        let checkpoint = try compute.checkpoint(folder.path)
+        return try body(checkpoint, try LocalEngine(checkpoint, kv: compute.kv))
     }
-    try shape.write(to: folder.path)
-    let checkpoint = try compute.checkpoint(folder.path)
-    return try body(checkpoint, try LocalEngine(checkpoint, kv: compute.kv))
 }
 
 /// A prompt of `length` tokens and `new` more, with a depth policy.

@@ -1,4 +1,5 @@
 import Foundation
+import Histogram
 import Kernels
 import Messaging
 
@@ -6,7 +7,7 @@ import Messaging
 struct BenchReport<Results: Encodable>: Encodable {
     let machine = machineName()
     let commit = commitName()
-    let kernels = String(cString: anira_kernels_variant())
+    let kernels = kernelsName()
     let results: Results
 
     init(_ results: Results) { self.results = results }
@@ -14,7 +15,7 @@ struct BenchReport<Results: Encodable>: Encodable {
 
 /// The first line of every table: the same, with what was measured.
 func heading(_ what: String) -> String {
-    "\(machineName()), kernels \(String(cString: anira_kernels_variant())), commit \(commitName()): \(what)"
+    "\(machineName()), kernels \(kernelsName()), commit \(commitName()): \(what)"
 }
 
 /// Shows on a terminal what is being measured; nil: nothing any more.
@@ -23,7 +24,9 @@ func progress(_ text: String?) {
     FileHandle.standardError.write(Data("\r\u{1B}[K\(text ?? "")".utf8))
 }
 
-func machineName() -> String {
+private func kernelsName() -> String { String(cString: anira_kernels_variant()) }
+
+private func machineName() -> String {
     let info = FileManager.default.contents(atPath: "/proc/cpuinfo").map { String(decoding: $0, as: UTF8.self) } ?? ""
     let line = info.split(separator: "\n").first { $0.hasPrefix("model name") }
     let name = line?.split(separator: ":").last.map { $0.trimmingCharacters(in: .whitespaces) } ?? "unknown"
@@ -31,7 +34,7 @@ func machineName() -> String {
 }
 
 /// The commit the measured tree is at, when it is a git checkout.
-func commitName() -> String {
+private func commitName() -> String {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
     process.arguments = ["git", "rev-parse", "--short", "HEAD"]
@@ -67,4 +70,16 @@ func percentile(_ values: [Double], _ percent: Double) -> Double {
     guard !values.isEmpty else { return .nan }
     let rank = Int((percent / 100 * Double(values.count)).rounded(.up))
     return values.sorted()[min(values.count, max(1, rank)) - 1]
+}
+
+extension Histogram where Count == UInt64 {
+    /// Of nanoseconds: the percentile (0…100) in microseconds.
+    func micros(_ percent: Double) -> Double { Double(valueAtPercentile(percent)) / 1000 }
+
+    /// Records what `body` takes, in nanoseconds.
+    mutating func time(_ body: () throws -> Void) rethrows {
+        let start = monotonicNanoseconds()
+        try body()
+        record(monotonicNanoseconds() - start)
+    }
 }

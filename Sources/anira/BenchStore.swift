@@ -42,13 +42,9 @@ struct BenchStore: ParsableCommand {
         guard counts.allSatisfy({ (1...1024).contains($0) }), !counts.isEmpty else {
             throw ValidationError("--sessions must be numbers of 1…1024")
         }
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())").path
-        defer {
-            do { try FileManager.default.removeItem(atPath: folder) } catch {
-                print("cannot remove \(folder): \(error)")
-            }
+        let rows = try withBenchFolder { folder in
+            try counts.map { try measure($0, folder.appendingPathComponent("\($0)").path) }
         }
-        let rows = try counts.map { try measure($0, "\(folder)/\($0)") }
         progress(nil)
         if json { return try printJSON(BenchReport(rows)) }
         print(heading("\(entries) entries of \(8 * hidden) bytes a position, durability \(durability.rawValue)"))
@@ -92,12 +88,9 @@ struct BenchStore: ParsableCommand {
             ratios.append(spent.raw / spent.store)
             rates.append(Double(commits * count) / spent.store)
         }
-        func micros(_ histogram: Histogram<UInt64>, _ percentile: Double) -> Double {
-            Double(histogram.valueAtPercentile(percentile)) / 1000
-        }
         return Row(
-            sessions: count, storeP50: micros(times.store, 50), storeP99: micros(times.store, 99),
-            rawP50: micros(times.raw, 50), rawP99: micros(times.raw, 99), positionsPerSecond: median(rates),
+            sessions: count, storeP50: times.store.micros(50), storeP99: times.store.micros(99),
+            rawP50: times.raw.micros(50), rawP99: times.raw.micros(99), positionsPerSecond: median(rates),
             overRaw: median(ratios))
     }
 

@@ -72,13 +72,9 @@ struct BenchSuite: ParsableCommand {
         }
     }
 
-    func run() throws {
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
-        defer {
-            do { try FileManager.default.removeItem(at: folder) } catch {
-                print("cannot remove \(folder.path): \(error)")
-            }
-        }
+    func run() throws { try withBenchFolder(measure) }
+
+    private func measure(_ folder: URL) throws {
         let model = folder.appendingPathComponent("model").path
         try shape.write(to: model)
         let bench = Services(
@@ -124,7 +120,7 @@ struct BenchSuite: ParsableCommand {
             try rounds("one session") { round in
                 let one = requests(1, "one-\(round)", depth)
                 return (
-                    local: try engine.decode(one), trip: try echo.median(bytes: shape.hidden * 4, count: 500),
+                    local: try engine.decode(one), trip: try echo.rawMicros(bytes: shape.hidden * 4, count: 500),
                     suite: try suite.decode(one)
                 )
             }
@@ -286,13 +282,10 @@ struct BenchSuite: ParsableCommand {
                 ended += 1
             }
         }
-        func milliseconds(_ histogram: Histogram<UInt64>, _ percentile: Double) -> Double {
-            Double(histogram.valueAtPercentile(percentile)) / 1e6
-        }
         return Load(
-            share: share, requestsPerSecond: rate, firstTokenP50: milliseconds(first, 50),
-            firstTokenP99: milliseconds(first, 99), wholeP50: milliseconds(whole, 50),
-            wholeP99: milliseconds(whole, 99), wholeP999: milliseconds(whole, 99.9), completed: ended)
+            share: share, requestsPerSecond: rate, firstTokenP50: first.micros(50) / 1000,
+            firstTokenP99: first.micros(99) / 1000, wholeP50: whole.micros(50) / 1000,
+            wholeP99: whole.micros(99) / 1000, wholeP999: whole.micros(99.9) / 1000, completed: ended)
     }
 
     private func show(_ r: Report) throws {

@@ -47,42 +47,32 @@ struct BenchTransport: ParsableCommand {
         for row in found {
             print(
                 String(
-                    format: "%4d%9d%10.0f%7.0f%7.0f%16.0f%7.0f%7.0f%10.2f×", row.rows, row.bytes, row.rawP50,
-                    row.rawP90,
-                    row.rawP99, row.handOverP50, row.handOverP90, row.handOverP99, row.overRaw))
+                    format: "%4d%9d%10.0f%7.0f%7.0f%16.0f%7.0f%7.0f%10.2f×",
+                    row.rows, row.bytes, row.rawP50, row.rawP90, row.rawP99, row.handOverP50, row.handOverP90,
+                    row.handOverP99, row.overRaw))
         }
     }
 
     private func measure(_ rows: Int, _ echo: EchoProcess) throws -> Row {
-        let items = try (0..<rows).map(item)
-        let batch = Anira_Worker_V1_WorkBatch.with { $0.items = items }
-        let tensors = (0..<rows).map { _ in Frame([UInt8](repeating: 7, count: 4 * hidden)) }
-        let bytes = try HandOverMessage.frames(batch, tensors).reduce(0) { $0 + $1.count }
+        let tensor = Frame([UInt8](repeating: 7, count: 4 * hidden))
+        let work = try (0..<rows).map { Work(try item($0), tensor: tensor) }
+        let bytes = try workFrames(work).reduce(0) { $0 + $1.count }
         let single = Frame([UInt8](repeating: 7, count: bytes))
+        func handOver() throws { _ = try readHandOver(try echo.roundTrip(try workFrames(work))) }
         var raw = Histogram<UInt64>(highestTrackableValue: 60_000_000_000)
-        var handOver = raw
-        for index in -20..<count {
-            let plain = try timed { _ = try echo.roundTrip([single]) }
-            let whole = try timed {
-                _ = try HandOverMessage.read(try echo.roundTrip(try HandOverMessage.frames(batch, tensors)))
-            }
-            guard index >= 0 else { continue }
-            raw.record(plain)
-            handOver.record(whole)
+        var whole = raw
+        for _ in 0..<20 {
+            _ = try echo.roundTrip([single])
+            try handOver()
         }
-        func micros(_ histogram: Histogram<UInt64>, _ percentile: Double) -> Double {
-            Double(histogram.valueAtPercentile(percentile)) / 1000
+        for _ in 0..<count {
+            try raw.time { _ = try echo.roundTrip([single]) }
+            try whole.time(handOver)
         }
         return Row(
-            rows: rows, bytes: bytes, rawP50: micros(raw, 50), rawP90: micros(raw, 90), rawP99: micros(raw, 99),
-            handOverP50: micros(handOver, 50), handOverP90: micros(handOver, 90), handOverP99: micros(handOver, 99),
-            overRaw: micros(handOver, 50) / micros(raw, 50))
-    }
-
-    private func timed(_ body: () throws -> Void) rethrows -> UInt64 {
-        let start = monotonicNanoseconds()
-        try body()
-        return monotonicNanoseconds() - start
+            rows: rows, bytes: bytes, rawP50: raw.micros(50), rawP90: raw.micros(90), rawP99: raw.micros(99),
+            handOverP50: whole.micros(50), handOverP90: whole.micros(90), handOverP99: whole.micros(99),
+            overRaw: whole.micros(50) / raw.micros(50))
     }
 
     /// A row on its way from decider to core, as the Router's requests make it.
@@ -113,16 +103,11 @@ struct BenchTransport: ParsableCommand {
     }
 }
 
-/// The frames by which workers hand rows to each other.
-private enum HandOverMessage {
-    static func frames(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: [Frame]) throws -> [Frame] {
-        workerFrames(.work) + [Frame(try batch.serializedBytes() as [UInt8])] + tensors
-    }
-
-    static func read(_ frames: [Frame]) throws -> (batch: Anira_Worker_V1_WorkBatch, tensors: [Frame]) {
-        guard frames.count >= 3 else { throw RequestFailure(code: "INTERNAL", message: "frames are missing") }
-        return (try Anira_Worker_V1_WorkBatch(serializedBytes: frames[2].bytes), Array(frames.dropFirst(3)))
-    }
+/// The rows of a hand-over, a tensor each.
+private func readHandOver(_ frames: [Frame]) throws -> [Work] {
+    guard frames.count >= 3 else { throw RequestFailure(code: "INTERNAL", message: "frames are missing") }
+    let batch = try Anira_Worker_V1_WorkBatch(serializedBytes: frames[2].bytes)
+    return zip(batch.items, frames.dropFirst(3)).map { Work($0, tensor: $1) }
 }
 
 /// Sends back what it gets, hand-overs read and written anew: the other process of `bench transport`.
@@ -139,12 +124,7 @@ struct BenchEcho: ParsableCommand {
         while getppid() == parent {
             _ = poll(socket, wakeup, timeoutMS: 200)
             while let frames = socket.receive() {
-                guard frames.count > 1 else {
-                    _ = socket.send(frames)
-                    continue
-                }
-                let (batch, tensors) = try HandOverMessage.read(frames)
-                _ = socket.send(try HandOverMessage.frames(batch, tensors))
+                _ = socket.send(frames.count == 1 ? frames : try workFrames(try readHandOver(frames)))
             }
         }
     }
@@ -179,10 +159,12 @@ final class EchoProcess {
     }
 
     /// Microseconds of a raw round trip: the median of `count`.
-    func median(bytes: Int, count: Int) throws -> Double {
+    func rawMicros(bytes: Int, count: Int) throws -> Double {
         let frame = Frame([UInt8](repeating: 7, count: bytes))
         for _ in 0..<20 { _ = try roundTrip([frame]) }
-        return anira.median(try (0..<count).map { _ in 1e6 * (try seconds { _ = try roundTrip([frame]) }) })
+        var raw = Histogram<UInt64>(highestTrackableValue: 60_000_000_000)
+        for _ in 0..<count { try raw.time { _ = try roundTrip([frame]) } }
+        return raw.micros(50)
     }
 
     /// What came back.

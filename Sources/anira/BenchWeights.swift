@@ -51,9 +51,8 @@ struct BenchWeights: ParsableCommand {
         }
         progress(nil)
         if json { return try printJSON(BenchReport(table)) }
-        print(
-            "\(model): \(rows) rows, \(table[0].tokens) tokens, logits up to \(String(format: "%.1f", table[0].largestLogit))"
-        )
+        let largest = String(format: "%.1f", table[0].largestLogit)
+        print(heading("\(model), \(rows) rows, \(table[0].tokens) tokens, logits up to \(largest)"))
         print("               mean |Δlogit|   largest   predictions changed   depths changed   mean depth")
         for row in table {
             let name = row.format.padding(toLength: 12, withPad: " ", startingAt: 0)

@@ -1,5 +1,6 @@
 """Every part of anira bench: a table with percentiles, or JSON that says where it was measured. What is fast is not asserted."""
 
+import functools
 import json
 
 import pytest
@@ -19,6 +20,13 @@ PARTS = {
 }
 
 
+@functools.cache
+def found(part):
+    done = run("bench", part, *PARTS[part], "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_prints_percentiles(binary, part):
     done = run("bench", part, *PARTS[part])
@@ -29,16 +37,13 @@ def test_a_part_prints_percentiles(binary, part):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_says_in_json_where_it_was_measured(binary, part):
-    done = run("bench", part, *PARTS[part], "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert set(found) == {"machine", "commit", "kernels", "results"}
-    assert found["results"] and "p99" in json.dumps(found["results"]).lower()
+    assert set(found(part)) == {"machine", "commit", "kernels", "results"}
+    assert found(part)["results"] and "p99" in json.dumps(found(part)["results"]).lower()
 
 
 def test_shares_of_the_limit_are_positive_and_finite(binary):
-    def rows(part, *more):
-        return json.loads(run("bench", part, *PARTS[part], *more, "--json").stdout)["results"]
+    def rows(part):
+        return found(part)["results"]
 
     assert all(0 < row["overRaw"] < 1e6 for row in rows("transport") + rows("store"))
     assert all(0 < row["shareOfPeak"] < 1e3 for row in rows("prefill") + rows("kernels")["products"])
