@@ -34,23 +34,31 @@ typedef int8_t bytes32 __attribute__((vector_size(32)));
 typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
 typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
+// Weights i of a panel as floats. In bf16 those of two inputs share 32 bits each; odd tells which of the two this is.
+INLINE v16 weights_at(const anira_format format, const char *panel, size_t i, const int odd) {
+    if (format == ANIRA_F32) return load((const float *)panel + i * 16);
+    u16 pair = *(const u16_anywhere *)(panel + (i - (size_t)odd) * 32);
+    return odd ? (v16)(pair & 0xffff0000u) : (v16)(pair << 16);
+}
+
 // One step of the chains: acc[p * rows + r] += x[r][i] * weights i of panel p. What there is less of, rows or panels, is
 // held in registers meanwhile.
-INLINE void step_f32(const int rows, const int panels, const float *const *x, const char *const *w, size_t i, v16 *acc) {
+INLINE void step(const anira_format format, const int rows, const int panels, const int odd, const float *const *x,
+                 const char *const *w, size_t i, v16 *acc) {
     v16 held[GROUP_PANELS];
     if (rows <= panels) {
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) held[r] = splat(x[r][i]);
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++) {
-            v16 weight = load((const float *)w[p] + i * 16);
+            v16 weight = weights_at(format, w[p], i, odd);
 #pragma clang loop unroll(full)
             for (int r = 0; r < rows; r++) acc[p * rows + r] = fma16(held[r], weight, acc[p * rows + r]);
         }
         return;
     }
 #pragma clang loop unroll(full)
-    for (int p = 0; p < panels; p++) held[p] = load((const float *)w[p] + i * 16);
+    for (int p = 0; p < panels; p++) held[p] = weights_at(format, w[p], i, odd);
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++) {
         v16 input = splat(x[r][i]);
@@ -59,28 +67,23 @@ INLINE void step_f32(const int rows, const int panels, const float *const *x, co
     }
 }
 
-// Two steps, of inputs i and i + 1, whose weights share 32 bits; the second only if it exists. One panel after the
-// other, so that no more than its weights are in registers.
-INLINE void steps_bf16(const int rows, const int panels, const int both, const float *const *x, const char *const *w,
-                       size_t i, v16 *acc) {
-#pragma clang loop unroll(full)
-    for (int p = 0; p < panels; p++) {
-        u16 pair = *(const u16_anywhere *)(w[p] + i * 32);
-        v16 low = (v16)(pair << 16), high = (v16)(pair & 0xffff0000u);
-#pragma clang loop unroll(full)
-        for (int r = 0; r < rows; r++) {
-            const float *input = x[r] + i;
-            acc[p * rows + r] = fma16(splat(input[0]), low, acc[p * rows + r]);
-            if (both) acc[p * rows + r] = fma16(splat(input[1]), high, acc[p * rows + r]);
-        }
-    }
-}
-
+// Steps i and i + 1, the second only if it exists. bf16 weights of both share registers: one row uses them panel by panel;
+// several, whose sums fill the registers, load them again for the second step, since the compiler must not keep them.
 INLINE void steps(const anira_format format, const int rows, const int panels, const int both, const float *const *x,
                   const char *const *w, size_t i, v16 *acc) {
-    if (format == ANIRA_BF16) return steps_bf16(rows, panels, both, x, w, i, acc);
-    step_f32(rows, panels, x, w, i, acc);
-    if (both) step_f32(rows, panels, x, w, i + 1, acc);
+    if (format == ANIRA_BF16 && both && rows == 1) {
+#pragma clang loop unroll(full)
+        for (int p = 0; p < panels; p++) {
+            v16 first = weights_at(format, w[p], i, 0), second = weights_at(format, w[p], i + 1, 1);
+            acc[p] = fma16(splat(x[0][i]), first, acc[p]);
+            acc[p] = fma16(splat(x[0][i + 1]), second, acc[p]);
+        }
+        return;
+    }
+    step(format, rows, panels, 0, x, w, i, acc);
+    if (!both) return;
+    if (format == ANIRA_BF16) __asm__("" ::: "memory");
+    step(format, rows, panels, 1, x, w, i + 1, acc);
 }
 
 // Steps from i on, two by two; returns where they end. What is asked for meanwhile is `ahead`, `pace` bytes every two steps,
@@ -91,11 +94,13 @@ INLINE size_t steps_by_twos(const anira_format format, const int rows, const int
                             size_t pace, v16 *acc) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
     const size_t far = given ? 0 : prefetch_ahead(format, panels);
-    const int pairs = format == ANIRA_F32 && rows > 2 ? 2 : 1;
-    for (; i + 2 * (size_t)pairs - 1 < to; i += 2 * (size_t)pairs) {
+    const size_t pairs = format == ANIRA_F32 && rows > 2 ? 2 : 1;
+    const size_t end = i + (to - i) / (2 * pairs) * (2 * pairs);
+    // Both conditions say the same. The compiler spills sums of one row with the second, and counts twice with the first.
+    for (; rows == 1 ? i + 1 < to : i < end; i += 2 * pairs) {
 #pragma clang loop unroll(full)
-        for (int pair = 0; pair < pairs; pair++) {
-            const size_t at = i + 2 * (size_t)pair;
+        for (size_t pair = 0; pair < pairs; pair++) {
+            const size_t at = i + 2 * pair;
             if (given) {
                 __builtin_prefetch(ahead);
                 ahead += pace;

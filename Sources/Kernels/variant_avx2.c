@@ -1,7 +1,8 @@
 // AVX2: 16 registers of 8 floats, so a tile holds 6 vectors of 16 sums. One or two rows take several
 // panels, because 8 chains must be in flight to hide the latency of a fused multiply-add, and because several streams come
 // faster from memory than one; three rows of two panels would leave no register for the weights, nor would two of three
-// whose weights have to be decoded.
+// whose weights have to be decoded. A model of the CPU to schedule for, any of them, keeps the compiler from moving loads to
+// where no register is left for them.
 #if defined(__x86_64__)
 #include "variant.h"
 
@@ -9,7 +10,7 @@
 #define TILE_PANELS(format, rows) ((rows) == 1 ? 4 : (rows) > 2 ? 1 : (format) == ANIRA_F32 ? 3 : 2)
 #define TILES(T) T(1, 4) T(1, 1) T(2, 3) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,tune=haswell"))), apply_to = function)
 #include "vector.h"
 
 typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
