@@ -2,12 +2,13 @@
 
 import json
 import os
+import runpy
 import signal
 from collections import defaultdict
 
 import pytest
 
-from suite import Dealer, Refused, Suite, run
+from suite import ROOT, Dealer, Refused, Suite, run
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,15 @@ def test_bench_weights_reports_errors_and_depths(shipped):
     assert found[0]["largestLogitError"] == 0
     assert 0 < found[1]["meanLogitError"] < found[2]["meanLogitError"] < 1
     assert all(row["depthsChanged"] < 0.05 for row in found)
+
+
+def test_a_timeline_has_each_workers_slices_once(tmp_path):
+    timeline = runpy.run_path(ROOT / "Benchmarks/growth/timeline.py")
+    trace = tmp_path / "trace.json"
+    # As a running Router leaves it, without the end of the list; two sessions in one matrix.
+    core = '{"name":"core","ph":"X","pid":7,"tid":16,"ts":%s,"dur":%s}'
+    trace.write_text("[\n" + ",\n".join([
+        '{"name":"process_name","ph":"M","pid":7,"args":{"name":"core-0"}}',
+        core % (1000, 500), core % (1250, 500), core % (9000, 250)]) + ",\n")
+    assert timeline["slices"](trace) == {"core-0": {"compute": [(1.0, 1.75), (9.0, 9.25)]}}
+    assert timeline["within"]([(1.0, 1.75), (9.0, 9.25)], 1.5, 9.125) == [(0.0, 0.25), (7.5, 7.625)]
