@@ -55,6 +55,9 @@ public final class CoreStage: Stage {
     private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
     private let exited: UnsafeMutablePointer<Float>  // same: states that left in this step
     private var cache: CacheView
+    /// Of this iteration: what each item at each depth sees, in `cache.visible`. Rows of one item at one depth share a list; a
+    /// shorter prefix of it serves earlier positions.
+    private var lists: [ListKey: (start: Int, end: Int)] = [:]
     private var exitCache: CacheView
     public private(set) var figures = StageFigures()
     public var pending: Int { waiting.count + running.count - (joining == nil ? 0 : 1) }
@@ -266,8 +269,7 @@ extension CoreStage {
     /// every position's deepest entry ≤ t − 1, its own included.
     private func prepareIteration() {
         cache.removeAll()
-        // Rows of one item at one depth share a list; a shorter prefix of it serves earlier positions.
-        var lists: [ListKey: (start: Int, end: Int)] = [:]
+        lists.removeAll(keepingCapacity: true)
         for row in rows {
             let session = running[row.item]!.item.session
             cache.writes.append(store.appendEntry(session: session, position: row.position))
@@ -275,15 +277,19 @@ extension CoreStage {
             let key = ListKey(item: row.item, depth: row.depth)
             lists[key] = (0, max(lists[key]?.end ?? 0, row.position + 1))
         }
-        for (key, list) in lists {
+        // By index, since a loop over the lists themselves would copy them before they are written to.
+        var index = lists.startIndex
+        while index != lists.endIndex {
+            let (key, end) = (lists.keys[index], lists.values[index].end)
             let start = cache.visible.count
-            cache.visible.append(contentsOf: repeatElement(0, count: list.end))
+            lists.values[index].start = start
+            cache.visible.append(contentsOf: repeatElement(0, count: end))
             cache.visible.withUnsafeMutableBufferPointer {
                 store.visibleRows(
-                    session: running[key.item]!.item.session, count: list.end, deepest: key.depth,
+                    session: running[key.item]!.item.session, count: end, deepest: key.depth,
                     into: $0.baseAddress! + start)
             }
-            lists[key] = (start, list.end)
+            lists.formIndex(after: &index)
         }
         for row in rows {
             cache.starts.append(lists[ListKey(item: row.item, depth: row.depth)]!.start)

@@ -120,8 +120,7 @@ public struct RouterState {
         case .abandon: for id in requests.keys { fail(id, .unavailable, "the suite was shut down") }
         case .tick: tick()
         }
-        defer { actions.removeAll(keepingCapacity: true) }
-        return actions
+        return takeActions()
     }
 
     /// Counts a frame nobody could read.
@@ -146,7 +145,12 @@ public struct RouterState {
             }
             if !batch.isEmpty { actions.append(.work(batch, to: worker.address)) }
         }
-        defer { actions.removeAll(keepingCapacity: true) }
+        return takeActions()
+    }
+
+    /// What is to be done, once. Nothing to do, which is most calls, takes no memory.
+    private mutating func takeActions() -> [RouterAction] {
+        defer { actions = [] }
         return actions
     }
 
