@@ -120,23 +120,23 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     peers = {}
-    kinds = [("eager f32", torch.float32, False), ("eager bf16", torch.bfloat16, False)]
+    kinds = [("PyTorch eager f32", torch.float32, False), ("PyTorch eager bf16", torch.bfloat16, False)]
     if arguments.compile:
         import torch._inductor.config as inductor
         inductor.freezing = True
-        kinds.append(("compiled f32, frozen", torch.float32, True))
+        kinds.append(("PyTorch compiled f32, frozen", torch.float32, True))
     for name, dtype, compiled in kinds:
         peers[name] = {(d, b): PyTorch(d, b, dtype, compiled) for d, b in ((3, 1), (3, 64), (K, 64))}
     if arguments.llama:
         from llama import Llama
         for kind in ("F32", "BF16", "Q8_0"):
-            peers[kind] = {(d, b): Llama(kind, d, b, H, I, HEADS, VOCABULARY) for d, b in ((3, 1), (3, 64), (K, 64))}
+            peers[f"llama.cpp {kind}"] = {
+                (d, b): Llama(kind, d, b, H, I, HEADS, VOCABULARY) for d, b in ((3, 1), (3, 64), (K, 64))}
     found = {}
     for _ in range(arguments.rounds):
         for name, cases in peers.items():
             for (d, b), case in cases.items():
-                package = "llama.cpp" if name.isupper() else "PyTorch"
-                found.setdefault((f"{package} {name}", d, b), []).append(case.tokens_per_second())
+                found.setdefault((name, d, b), []).append(case.tokens_per_second())
         for weights, kv in dict.fromkeys(ALIKE.values()):
             one, many = anira(arguments.anira, weights, kv)
             found.setdefault((ours(weights, kv), 3, 1), []).append(one)

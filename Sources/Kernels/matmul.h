@@ -9,8 +9,8 @@
 // loaded weight for several rows (bandwidth).
 #include "vector.h"
 
-// Pointers to rows, of which the compiler forgets how they relate: it would save registers there are enough of by an addition for each
-// load, and the front of the CPU, which neighbours on the same core share, is what these loops wait for.
+// Pointers to rows, of which the compiler forgets how they relate: it would save registers there are enough of by an
+// addition for each load, and the front of the CPU, which neighbours on the same core share, is what these loops wait for.
 enum { MOST_POINTERS = 8 };  // for which there are registers
 #define POINT_AT_ROWS(pointers, rows, x, ldx)                                                                          \
     _Pragma("clang loop unroll(full)") for (int r = 0; r < (rows); r++) {                                              \

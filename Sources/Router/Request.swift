@@ -160,10 +160,8 @@ final class Request {
 
     /// The end of the chunk that starts at `start`: never across the borders where the source of depths changes.
     func chunkEnd(from start: Int, limit: Int) -> Int {
-        var end = start + limit
-        for border in [computeStart, depths.count, promptStart, promptStart + job.depths.count, tokens.count]
-        where border > start { end = min(end, border) }
-        return end
+        let borders = [computeStart, depths.count, promptStart, promptStart + job.depths.count, tokens.count]
+        return borders.lazy.filter { $0 > start }.reduce(start + limit, min)
     }
 
     /// The rule for a chunk whose depths are not known: per_token falls back to the checkpoint's own beyond its list.
