@@ -17,6 +17,8 @@ static const Variant *supported(const char *name) {
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
                  && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    int vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (vnni && (!name || !strcmp(name, anira_avx512vnni.name))) return &anira_avx512vnni;
     if (avx512 && (!name || !strcmp(name, anira_avx512.name))) return &anira_avx512;
     if (avx2 && (!name || !strcmp(name, anira_avx2.name))) return &anira_avx2;
 #endif

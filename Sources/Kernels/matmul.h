@@ -1,8 +1,10 @@
 // Products of rows with packed weights. Included once per variant, which defines the shapes of its register tiles:
-//   TILE_ROWS         most rows a tile holds
-//   TILE_PANELS(f, r) panels in a tile of r rows with weights of format f
-//   TILES(T)          T(r, panels) for every tile needed; T(r, 1) for each r is what the columns left over take
-//   DOT_PAIRS(w, x)   lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
+//   TILE_ROWS          most rows a tile holds
+//   TILE_PANELS(f, r)  panels in a tile of r rows with weights of format f
+//   TILES(T)           T(r, panels) for every tile needed: T(r, 1) for each r is what the columns left over take, and blocks
+//                      one row lower than the first have its panels
+//   AHEAD(f, panels)   bytes between a load of weights and what is asked for then, 0 for nothing, where no other tile asks
+//   ADD_PAIRS(s, w, x) s + lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
 //
 // Each output is one chain of fused multiply-adds over k in sequence, whatever the tile; with int8 weights it is one
 // sum of integers, which has no order. Tiles exist only to have enough chains in flight (latency) and to use each
@@ -11,21 +13,13 @@
 
 // Pointers to rows, of which the compiler forgets how they relate: it would save registers there are enough of by an
 // addition for each load, and the front of the CPU, which neighbours on the same core share, is what these loops wait for.
-enum { MOST_POINTERS = 8 };  // for which there are registers
 #define POINT_AT_ROWS(pointers, rows, x, ldx)                                                                          \
     _Pragma("clang loop unroll(full)") for (int r = 0; r < (rows); r++) {                                              \
         (pointers)[r] = (x) + (size_t)r * (ldx);                                                                       \
-        if ((rows) > 1 && (rows) <= MOST_POINTERS) __asm__("" : "+r"((pointers)[r]));                                  \
+        if ((rows) > 1) __asm__("" : "+r"((pointers)[r]));                                                             \
     }
 
 enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
-
-// Bytes between a load of weights and what is asked for then, 0 for nothing. One or two streams are asked for long enough
-// ahead for memory to answer. More of them the CPU's own prefetcher follows better alone, but for bf16, whose decoding
-// leaves fewer loads in flight.
-INLINE size_t prefetch_ahead(const anira_format format, const int panels) {
-    return panels <= 2 ? 8192 : format == ANIRA_BF16 ? 1024 : 0;
-}
 
 typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
@@ -86,14 +80,14 @@ INLINE void steps(const anira_format format, const int rows, const int panels, c
     step(format, rows, panels, 1, x, w, i + 1, acc);
 }
 
-// Steps from i on, two by two; returns where they end. What is asked for meanwhile is `ahead`, `pace` bytes every two steps,
-// or, where none is given, what follows in each panel. More than two rows of f32 take four steps an iteration, for which the
-// others' decoded weights or many panels leave no registers.
+// Steps from i on, two by two; returns where they end. What is asked for meanwhile is, of each panel, `ahead` bytes after its
+// beginning and `pace` more every two steps, or, where none is given, what follows. More than two rows of f32 take four steps
+// an iteration, for which the others' decoded weights or many panels leave no registers.
 INLINE size_t steps_by_twos(const anira_format format, const int rows, const int panels, const int given,
-                            const float *const *x, const char *const *w, size_t i, size_t to, const char *ahead,
+                            const float *const *x, const char *const *w, size_t i, size_t to, size_t ahead,
                             size_t pace, v16 *acc) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
-    const size_t far = given ? 0 : prefetch_ahead(format, panels);
+    const size_t far = given ? 0 : AHEAD(format, panels);
     const size_t pairs = format == ANIRA_F32 && rows > 2 ? 2 : 1;
     const size_t end = i + (to - i) / (2 * pairs) * (2 * pairs);
     // Both conditions say the same. The compiler spills sums of one row with the second, and counts twice with the first.
@@ -101,10 +95,9 @@ INLINE size_t steps_by_twos(const anira_format format, const int rows, const int
 #pragma clang loop unroll(full)
         for (size_t pair = 0; pair < pairs; pair++) {
             const size_t at = i + 2 * pair;
-            if (given) {
-                __builtin_prefetch(ahead);
-                ahead += pace;
-            }
+#pragma clang loop unroll(full)
+            for (int p = 0; given && p < panels; p++) __builtin_prefetch(w[p] + ahead);
+            ahead += pace;
 #pragma clang loop unroll(full)
             for (int p = 0; far && p < panels; p++) {
                 __builtin_prefetch(w[p] + at * line + far);
@@ -120,17 +113,17 @@ INLINE size_t steps_by_twos(const anira_format format, const int rows, const int
     return i;
 }
 
-// sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0. ahead: memory to ask for
-// meanwhile; NULL: none is given. rows and panels are constants at each call.
+// sums[p * rows + r] continues with x[r, from..<to] . panel p, from zero where from is 0. ahead: where in each panel to ask
+// for memory meanwhile; 0: none is given. rows and panels are constants at each call.
 INLINE void tile(const anira_format format, const int rows, const int panels, const float *x, size_t ldx,
-                 const char *const *w, size_t from, size_t to, const char *ahead, size_t pace, v16 *sums) {
+                 const char *const *w, size_t from, size_t to, size_t ahead, size_t pace, v16 *sums) {
     const float *row[TILE_ROWS];
     v16 acc[TILE_ROWS * GROUP_PANELS];
     POINT_AT_ROWS(row, rows, x, ldx)
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) acc[i] = from == 0 ? splat(0) : sums[i];
     size_t i = ahead ? steps_by_twos(format, rows, panels, 1, row, w, from, to, ahead, pace, acc)
-                     : steps_by_twos(format, rows, panels, 0, row, w, from, to, NULL, 0, acc);
+                     : steps_by_twos(format, rows, panels, 0, row, w, from, to, 0, 0, acc);
     if (i < to) steps(format, rows, panels, 0, row, w, i, acc);
 #pragma clang loop unroll(full)
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
@@ -156,7 +149,10 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
             memcpy(&both, row[r] + 2 * i, sizeof both);
             i16 inputs = (i16){0} + both;
 #pragma clang loop unroll(full)
-            for (int p = 0; p < panels; p++) acc[p * rows + r] += DOT_PAIRS(weights[p], (pairs16)inputs);
+            for (int p = 0; p < panels; p++) {
+                i16 *sum = &acc[p * rows + r];
+                *sum = ADD_PAIRS(*sum, weights[p], (pairs16)inputs);
+            }
         }
     }
 #pragma clang loop unroll(full)
@@ -173,9 +169,7 @@ typedef struct {
     int row, rows, panels;
     const char *weights[GROUP_PANELS];
     const float *scales[GROUP_PANELS];
-    size_t from, to;
-    const char *ahead;
-    size_t pace;
+    size_t from, to, ahead, pace;
 } Tile;
 
 static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *sums) {
@@ -186,14 +180,17 @@ static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *s
     case (R) * 16 + (P):                                                                                               \
         switch (w->format) {                                                                                           \
         case ANIRA_F32:                                                                                                \
-            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, 0, k, NULL, 0, sums);             \
+            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, 0, k, 0, 0, sums);                \
             return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, t->from, t->to, t->ahead, t->pace, sums);      \
-        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, t->weights, 0, k, NULL, 0, sums);            \
+        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, t->weights, 0, k, 0, 0, sums);               \
         case ANIRA_INT8:                                                                                               \
             return tile_int8(R, P, integers, x->integer_stride, t->weights, pairs, x->scales + t->row, t->scales,      \
                              sums);                                                                                    \
         }
-    switch (t->rows * 16 + t->panels) { TILES(TILE_CASE) }
+    switch (t->rows * 16 + t->panels) {
+        TILES(TILE_CASE)
+    default: __builtin_trap();  // a shape that TILES lacks
+    }
 #undef TILE_CASE
 }
 
@@ -229,8 +226,8 @@ static void run_tiles(const Rows *x, const anira_matrix *w, const Group *g, int 
     for (tile.from = 0; tile.from < k; tile.from = tile.to) {
         tile.to = k - tile.from < part ? k : tile.from + part;
         // The first four blocks ask for a quarter each, or, where there are fewer, for half.
-        const char *next = tile.weights[0] + tile.to * 64, *last = next + (tile.to - tile.from) * 64;
-        tile.ahead = part == k ? NULL : next;
+        const size_t next = tile.to * 64, last = next + (tile.to - tile.from) * 64;
+        tile.ahead = part == k ? 0 : next;
         tile.pace = blocks < 4 ? 64 : 32;
         tile.row = first_row;
         for (int b = 0; b < blocks; b++, tile.row += tile.rows) {

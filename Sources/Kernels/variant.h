@@ -62,7 +62,7 @@ typedef struct {
 
 extern const Variant anira_portable;
 #if defined(__x86_64__)
-extern const Variant anira_avx2, anira_avx512;
+extern const Variant anira_avx2, anira_avx512, anira_avx512vnni;
 #endif
 
 uint32_t anira_crc32c_table(uint32_t crc, const void *data, size_t n);

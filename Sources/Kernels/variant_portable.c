@@ -3,18 +3,18 @@
 
 #define TILE_ROWS 6
 #define TILE_PANELS(format, rows) 1
+#define AHEAD(format, panels) 8192
 #define TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #include "vector.h"
 
 typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
 
-INLINE i16 dot_pairs(pairs_of_16 w, pairs_of_16 x) {
-    i16 total;
-    for (int lane = 0; lane < 16; lane++) total[lane] = w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1];
-    return total;
+INLINE i16 add_pairs(i16 sum, pairs_of_16 w, pairs_of_16 x) {
+    for (int lane = 0; lane < 16; lane++) sum[lane] += w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1];
+    return sum;
 }
-#define DOT_PAIRS dot_pairs
+#define ADD_PAIRS add_pairs
 
 #include "matmul.h"
 #include "rows.h"

@@ -7,7 +7,7 @@ import Testing
     /// Results of `kernel` on every variant this CPU has.
     func onEachVariant<Result>(_ kernel: () -> Result) -> [Result] {
         defer { anira_kernels_select(nil) }
-        let names: [String] = ["portable", "avx2", "avx512"]
+        let names: [String] = ["portable", "avx2", "avx512", "avx512vnni"]
         return names.compactMap { name in anira_kernels_select(name) == 0 ? nil : kernel() }
     }
 
@@ -23,7 +23,7 @@ import Testing
 
     @Test(arguments: Product.all, anira_format.all)
     func `products agree`(product: Product, format: anira_format) {
-        for m in [1, 2, 3, 4, 7, 12, 13, 26] {
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 26, 40] {
             for (n, k) in MatmulTests.shapes {
                 let packed = product.packed(values(n * k, seed: 1), n: n, k: k, format)
                 expectSame { product(values(m * k, seed: 2), packed, rows: m, into: values(m * n, seed: 3)) }

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-// Which variant runs: "avx512", "avx2" or "portable". Chosen once from the CPU; the environment variable
+// Which variant runs: "avx512vnni", "avx512", "avx2" or "portable". Chosen once from the CPU; the environment variable
 // ANIRA_KERNELS (read once) forces one, for tests.
 const char *anira_kernels_variant(void);
 // For tests and benches only: runs the named variant from here on, the best one for NULL. Returns 0, changing

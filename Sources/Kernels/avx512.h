@@ -1,0 +1,15 @@
+// AVX-512: 32 registers of 16 floats, so a tile holds up to 24 vectors of sums. Few rows take four panels, because 8 chains
+// must be in flight to hide the latency of a fused multiply-add; from three rows of f32 on, whose weights are more bytes, two
+// panels that are asked for come faster from memory. More than eight rows would leave too few registers to point at them.
+// Included by each of the variants, after ADD_PAIRS.
+#define TILE_ROWS 8
+#define TILE_PANELS(format, rows) ((rows) <= 2 ? 4 : (format) == ANIRA_F32 ? 2 : (rows) <= 6 ? 4 : 3)
+#define AHEAD(format, panels) ((panels) <= 2 ? 8192 : (format) == ANIRA_BF16 ? 3072 : 0)
+#define TILES(T)                                                                                                       \
+    T(1, 4) T(1, 1) T(2, 4) T(2, 1) T(3, 4) T(3, 2) T(3, 1) T(4, 4) T(4, 2) T(4, 1) T(5, 4) T(5, 2) T(5, 1)            \
+    T(6, 4) T(6, 3) T(6, 2) T(6, 1) T(7, 3) T(7, 2) T(7, 1) T(8, 3) T(8, 2) T(8, 1)
+
+#include "matmul.h"
+#include "rows.h"
+#include "attention.h"
+#include "backward.h"
