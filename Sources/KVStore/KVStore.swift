@@ -16,8 +16,9 @@ public struct KVStoreConfiguration: Sendable {
     public var storedType = StoredType.f32
     /// Address space of the LMDB map at first; it doubles when full.
     public var mapBytes = 64 << 30
-    /// What unnamed sessions may keep on disk after their request ended.
-    public var keepBytes = 1 << 30
+    /// What unnamed sessions may keep on disk after their request ended. Pages they give back are written again: in a file
+    /// that grows, each commit waits for the system to find new ones.
+    public var keepBytes = 64 << 20
     public var keepAgeMS: UInt64 = 24 * 3600 * 1000
     /// Unix milliseconds, for the sessions' stamps.
     public var clock: @Sendable () -> UInt64 = { UInt64(Date().timeIntervalSince1970 * 1000) }
@@ -245,7 +246,7 @@ public final class KVStore {
         ])
     }
 
-    /// Every few seconds: frees dead readers' slots and collects unnamed sessions over their budget.
+    /// Every second: frees dead readers' slots and collects unnamed sessions over their budget.
     public func housekeeping() {
         guard let environment, let writer else { return }
         environment.checkReaders()

@@ -84,7 +84,7 @@ struct WorkerLoop: ~Copyable {
     private mutating func step() -> Bool {
         let start = monotonicNanoseconds()
         progress += 1
-        if start - lastHousekeeping > 10_000_000_000 {
+        if start - lastHousekeeping > 1_000_000_000 {
             report(computing: true, now: start)  // it may take long, and results wait for it
             stage.store.housekeeping()
             lastHousekeeping = start

@@ -21,9 +21,6 @@ public struct WorkerConfiguration: Sendable {
     public var kv = StoredType.f32
     /// Bytes of work the Router may have handed over and not got back.
     public var creditMiB = 64
-    /// Size limits of the unnamed, finished sessions kept for inspection.
-    public var keepMiB = 1024
-    public var keepHours = 24.0
     /// Where this worker listens for rows from others; nil: they come by way of the Router.
     public var inbox: String?
     /// What others connect to when that is not what is bound.
