@@ -125,6 +125,8 @@ void anira_store_cached(anira_kv_type type, const float *x, int n, void *out) {
 
 float anira_sum(const float *x, size_t n) { return variant()->sum_all(x, n); }
 
+double anira_multiply_adds(size_t rounds) { return variant()->multiply_adds(rounds); }
+
 void anira_rmsnorm_backward(const float *x, const float *w, const float *dy, float eps, int m, int h, float *dx,
                             float *dw) {
     variant()->rmsnorm_backward(x, w, dy, eps, m, h, dx, dw);

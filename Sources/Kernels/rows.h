@@ -124,3 +124,17 @@ static float sum_all(const float *x, size_t n) {
     for (size_t i = 4 * quarter; i < n; i++) total += x[i];
     return total;
 }
+
+// As many chains as a tile has rows: enough to hide the latency, and registers for all of them.
+static double multiply_adds(size_t rounds) {
+    v16 chains[TILE_ROWS], factor = splat(0.5f), addend = splat(1.0f);
+    __asm__("" : "+m"(factor), "+m"(addend));  // unknown, or the compiler would foresee the result
+    for (int c = 0; c < TILE_ROWS; c++) chains[c] = splat((float)c);
+    for (size_t i = 0; i < rounds; i++)
+#pragma clang loop unroll(full)
+        for (int c = 0; c < TILE_ROWS; c++) chains[c] = fma16(chains[c], factor, addend);
+    v16 total = splat(0);
+    for (int c = 0; c < TILE_ROWS; c++) total += chains[c];
+    __asm__ volatile("" : : "m"(total));
+    return 2.0 * 16 * TILE_ROWS * (double)rounds;
+}

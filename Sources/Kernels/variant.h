@@ -41,6 +41,7 @@ typedef struct {
     __typeof__(anira_attention) *attention;
     __typeof__(anira_store_cached) *store_cached;
     __typeof__(anira_sum) *sum_all;
+    __typeof__(anira_multiply_adds) *multiply_adds;
     __typeof__(anira_rmsnorm_backward) *rmsnorm_backward;
     __typeof__(anira_layernorm_backward) *layernorm_backward;
     __typeof__(anira_swiglu) *swiglu;
@@ -57,8 +58,8 @@ typedef struct {
 // Every kernel of the including file, in the order of Variant.
 #define ANIRA_KERNELS_OF_THIS_FILE                                                                                \
     product, quantize, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, store_cached,       \
-        sum_all, rmsnorm_backward, layernorm_backward, swiglu, swiglu_backward, silu_backward, dot_difference, add,             \
-        sequence_attention, sequence_attention_backward, adamw
+        sum_all, multiply_adds, rmsnorm_backward, layernorm_backward, swiglu, swiglu_backward, silu_backward,         \
+        dot_difference, add, sequence_attention, sequence_attention_backward, adamw
 
 extern const Variant anira_portable;
 #if defined(__x86_64__)

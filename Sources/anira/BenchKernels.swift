@@ -29,8 +29,9 @@ struct BenchKernels: ParsableCommand {
     }
 
     struct Report: Codable {
-        /// sgemm of 1024³.
+        /// sgemm of 1024³, and multiply-adds in registers alone: the installed BLAS may not know this CPU's widest ones.
         var peakGflops: Double
+        var multiplyAddGflops: Double
         var products: [Row]
     }
 
@@ -48,10 +49,15 @@ struct BenchKernels: ParsableCommand {
         }
         let peak = (0..<5).map { _ in sgemmPeak(1024) }.max() ?? 0
         let rows = [1, 2, 4, 8, 16, 64].map { measure($0, weights, matrices, peak) }
-        let report = Report(peakGflops: max(peak, sgemmPeak(1024)), products: rows)
+        let multiplyAdds = (0..<5).map { _ in multiplyAddPeak() }.max() ?? 0
+        let report = Report(
+            peakGflops: max(peak, sgemmPeak(1024)), multiplyAddGflops: multiplyAdds, products: rows)
         if json { return try printJSON(BenchReport(report)) }
         print(heading("[M×\(inputs)]·[\(inputs)×\(outputs)], one thread"))
-        print(String(format: "peak %.0f GFLOP/s (sgemm 1024³); GFLOP/s:", report.peakGflops))
+        print(
+            String(
+                format: "peak %.0f GFLOP/s (sgemm 1024³), %.0f by multiply-adds in registers alone; GFLOP/s:",
+                report.peakGflops, report.multiplyAddGflops))
         print("    M    sgemm      f32     bf16     int8   f32 over sgemm   of the peak   f32 p50, p99 µs")
         for row in rows {
             let found = WeightFormat.allCases.map { String(format: "%9.1f", row.gflops[$0.rawValue] ?? 0) }.joined()
@@ -98,4 +104,11 @@ func sgemmPeak(_ size: Int) -> Double {
     openblas_set_num_threads(1)
     let time = seconds { cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1, a, n, a, n, 0, &c, n) }
     return 2 * Double(size * size * size) / time / 1e9
+}
+
+/// GFLOP/s of multiply-adds in registers, one thread: the CPU's own limit.
+private func multiplyAddPeak() -> Double {
+    var operations = 0.0
+    let time = seconds { operations = anira_multiply_adds(2_000_000) }
+    return operations / time / 1e9
 }

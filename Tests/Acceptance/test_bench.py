@@ -47,6 +47,7 @@ def test_shares_of_the_limit_are_positive_and_finite(binary):
 
     assert all(0 < row["overRaw"] < 1e6 for row in rows("transport") + rows("store"))
     assert all(0 < row["shareOfPeak"] < 1e3 for row in rows("prefill") + rows("kernels")["products"])
+    assert rows("kernels")["multiplyAddGflops"] > 0
     first, second = rows("context")
     assert first["byBytes"] == 1 < second["byBytes"]
 

@@ -121,6 +121,9 @@ size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d)
 // ---- limits ---------------------------------------------------------------------------------------------
 // Sum of n floats, as fast as memory delivers them: the read-bandwidth floor that benches compare with.
 float anira_sum(const float *x, size_t n);
+// Does `rounds` of independent multiply-adds in registers; returns how many floating-point operations they were: the rate
+// that no product exceeds.
+double anira_multiply_adds(size_t rounds);
 
 // ---- checksums ----------------------------------------------------------------------------------------
 // CRC-32C (Castagnoli) of n bytes, continuing from `crc` (0 to start).
