@@ -70,6 +70,8 @@ public final class KVStore {
     private let environment: Environment?
     private let writer: CommitQueue?
     private var reloads = 0
+    /// Bytes of records ever written, at the last housekeeping.
+    private var writtenWhenCollected = 0
     /// Sessions whose records from a position on are void: they go with the session's next commit.
     private var voids: [UInt64: Int] = [:]
     /// Records of the current step.
@@ -246,9 +248,17 @@ public final class KVStore {
         ])
     }
 
-    /// Every second: frees dead readers' slots and collects unnamed sessions over their budget.
+    /// Whether unnamed sessions may be well over their budget: half of it was written since the last housekeeping.
+    public var hasGrown: Bool {
+        guard let writer else { return false }
+        return writer.figures.rawBytes - writtenWhenCollected > configuration.keepBytes / 2
+    }
+
+    /// From time to time: frees dead readers' slots and collects unnamed sessions over their budget. It reads every session's
+    /// record.
     public func housekeeping() {
         guard let environment, let writer else { return }
+        writtenWhenCollected = writer.figures.rawBytes
         environment.checkReaders()
         let collect = CommitQueue.Write.Kind.collect(
             keepBytes: configuration.keepBytes, keepAgeMS: configuration.keepAgeMS,

@@ -1,7 +1,7 @@
 // AVX-512: 32 registers of 16 floats, so a tile holds up to 24 vectors of sums. Few rows take four panels, because 8 chains
 // must be in flight to hide the latency of a fused multiply-add; from three rows of f32 on, whose weights are more bytes, two
 // panels that are asked for come faster from memory. More than eight rows would leave too few registers to point at them.
-// Included by each of the variants, after ADD_PAIRS.
+// Included by each of the variants, after add_pairs.
 #define TILE_ROWS 8
 #define TILE_PANELS(format, rows) ((rows) <= 2 ? 4 : (format) == ANIRA_F32 ? 2 : (rows) <= 6 ? 4 : 3)
 #define AHEAD(format, panels) ((panels) <= 2 ? 8192 : (format) == ANIRA_BF16 ? 3072 : 0)

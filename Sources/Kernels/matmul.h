@@ -4,7 +4,7 @@
 //   TILES(T)           T(r, panels) for every tile needed: T(r, 1) for each r is what the columns left over take, and blocks
 //                      one row lower than the first have its panels
 //   AHEAD(f, panels)   bytes between a load of weights and what is asked for then, 0 for nothing, where no other tile asks
-//   ADD_PAIRS(s, w, x) s + lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
+//   add_pairs(s, w, x) s + lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
 //
 // Each output is one chain of fused multiply-adds over k in sequence, whatever the tile; with int8 weights it is one
 // sum of integers, which has no order. Tiles exist only to have enough chains in flight (latency) and to use each
@@ -22,7 +22,6 @@
 enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
 
 typedef uint32_t u16 __attribute__((vector_size(64)));
-typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
 typedef int16_t shorts16 __attribute__((vector_size(32)));
 typedef int8_t bytes32 __attribute__((vector_size(32)));
 typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
@@ -149,10 +148,8 @@ INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t
             memcpy(&both, row[r] + 2 * i, sizeof both);
             i16 inputs = (i16){0} + both;
 #pragma clang loop unroll(full)
-            for (int p = 0; p < panels; p++) {
-                i16 *sum = &acc[p * rows + r];
-                *sum = ADD_PAIRS(*sum, weights[p], (pairs16)inputs);
-            }
+            for (int p = 0; p < panels; p++)
+                acc[p * rows + r] = add_pairs(acc[p * rows + r], weights[p], (pairs16)inputs);
         }
     }
 #pragma clang loop unroll(full)

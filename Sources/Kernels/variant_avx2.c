@@ -16,10 +16,9 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,tune=haswell"))), apply_to = function)
 #include "vector.h"
 
-typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
 typedef int16_t pairs_of_8 __attribute__((vector_size(32)));
 
-INLINE i16 add_pairs(i16 sum, pairs_of_16 w, pairs_of_16 x) {
+INLINE i16 add_pairs(i16 sum, pairs16 w, pairs16 x) {
     pairs_of_8 low[2], high[2];
     memcpy(low, &w, sizeof w), memcpy(high, &x, sizeof x);
     __typeof__(__builtin_ia32_pmaddwd256(low[0], high[0])) sums[2] = {__builtin_ia32_pmaddwd256(low[0], high[0]),
@@ -28,7 +27,6 @@ INLINE i16 add_pairs(i16 sum, pairs_of_16 w, pairs_of_16 x) {
     memcpy(&total, sums, sizeof total);
     return sum + total;
 }
-#define ADD_PAIRS add_pairs
 
 #include "matmul.h"
 #include "rows.h"

@@ -7,13 +7,10 @@
     __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
 #include "vector.h"
 
-typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
-
-INLINE i16 add_pairs(i16 sum, pairs_of_16 w, pairs_of_16 x) {
+INLINE i16 add_pairs(i16 sum, pairs16 w, pairs16 x) {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
     return sum;
 }
-#define ADD_PAIRS add_pairs
 
 #include "avx512.h"
 #pragma clang attribute pop

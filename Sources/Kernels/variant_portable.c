@@ -8,13 +8,10 @@
 
 #include "vector.h"
 
-typedef int16_t pairs_of_16 __attribute__((vector_size(64)));
-
-INLINE i16 add_pairs(i16 sum, pairs_of_16 w, pairs_of_16 x) {
+INLINE i16 add_pairs(i16 sum, pairs16 w, pairs16 x) {
     for (int lane = 0; lane < 16; lane++) sum[lane] += w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1];
     return sum;
 }
-#define ADD_PAIRS add_pairs
 
 #include "matmul.h"
 #include "rows.h"

@@ -18,6 +18,7 @@ typedef float v4 __attribute__((vector_size(16)));
 typedef float v8 __attribute__((vector_size(32)));
 typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t i16 __attribute__((vector_size(64)));
+typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
 typedef v16 v16_anywhere __attribute__((aligned(4), may_alias));
 
 INLINE v16 splat(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }

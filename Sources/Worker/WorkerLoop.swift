@@ -84,7 +84,8 @@ struct WorkerLoop: ~Copyable {
     private mutating func step() -> Bool {
         let start = monotonicNanoseconds()
         progress += 1
-        if start - lastHousekeeping > 1_000_000_000 {
+        let sinceHousekeeping = start - lastHousekeeping
+        if sinceHousekeeping > 10_000_000_000 || sinceHousekeeping > 1_000_000_000 && stage.store.hasGrown {
             report(computing: true, now: start)  // it may take long, and results wait for it
             stage.store.housekeeping()
             lastHousekeeping = start

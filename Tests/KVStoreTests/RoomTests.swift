@@ -107,6 +107,20 @@ import Testing
         #expect(try sessionsAfter(unnamed(each, .max, now: 5000)) == [2, 4])
     }
 
+    @Test func aStoreHasGrownOnceHalfItsBudgetWasWritten() throws {
+        let store = try KVStore(unnamed(2 * 2 * (16 + 4 * 24 * 4), .max, now: 5000))
+        try store.write(1, [4, 4])
+        store.flush()
+        #expect(!store.hasGrown)
+        try store.write(2, [4, 4])
+        store.release(session: 2)
+        #expect(try store.resume(2, at: 2) == .ready)  // once its write has ended
+        #expect(store.hasGrown)
+        store.housekeeping()
+        #expect(!store.hasGrown)
+        store.close()
+    }
+
     @Test func residentSessionsAreNotCollected() throws {
         try lived()
         #expect(try sessionsAfter(unnamed(0, .max, now: 5000), resident: 1) == [1, 2])
