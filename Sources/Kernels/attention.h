@@ -48,8 +48,7 @@ static void store_cached(anira_kv_type type, const float *x, int n, void *out) {
             v16 bounded = choose(v > most, most, choose(v < -most, -most, v));
             bits = (upper16)__builtin_convertvector(choose((v == infinity) | (v == -infinity), v, bounded), halves16);
         } else {
-            u16 whole = (u16)v;
-            bits = __builtin_convertvector((whole + 0x7fff + ((whole >> 16) & 1)) >> 16, upper16);
+            bits = __builtin_convertvector(to_bf16(v) >> 16, upper16);
         }
         memcpy((char *)out + 2 * i, &bits, n - i < 16 ? (size_t)(n - i) * 2 : sizeof bits);
     }

@@ -18,6 +18,8 @@ static const Variant *supported(const char *name) {
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
                  && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     int vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    int bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+    if (bf16 && (!name || !strcmp(name, anira_avx512bf16.name))) return &anira_avx512bf16;
     if (vnni && (!name || !strcmp(name, anira_avx512vnni.name))) return &anira_avx512vnni;
     if (avx512 && (!name || !strcmp(name, anira_avx512.name))) return &anira_avx512;
     if (avx2 && (!name || !strcmp(name, anira_avx2.name))) return &anira_avx2;
@@ -39,6 +41,7 @@ const char *anira_kernels_variant(void) { return variant()->name; }
 
 // A product cut into ranges of outputs, one a part.
 typedef struct {
+    const Variant *variant;
     Ending ending;
     const Rows *x;
     const anira_matrix *w;
@@ -51,7 +54,7 @@ static void product_part(void *context, int part) {
     const Product *job = context;
     int columns = anira_columns(job->w->n);
     int first = (int)((long)columns * part / job->parts), end = (int)((long)columns * (part + 1) / job->parts);
-    variant()->product(job->ending, job->x, job->w, first, end, job->m, job->y, job->ldy);
+    job->variant->product(job->ending, job->x, job->w, first, end, job->m, job->y, job->ldy);
 }
 
 // Below this many multiply-adds waking another thread costs more than it saves.
@@ -59,13 +62,13 @@ enum { SMALLEST_SHARED = 1 << 17 };
 
 static void run_product(Ending ending, const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy) {
     if (m <= 0) return;
-    Rows rows = {x, (size_t)ldx, NULL, 0, NULL};
-    if (w->format == ANIRA_INT8) rows = anira_as_integers(x, (size_t)ldx, m, w->k, variant()->quantize);
+    const Variant *mine = variant();  // tests change it meanwhile; rows and tiles have to be of one
+    Rows rows = anira_rows(mine, w->format, x, (size_t)ldx, m, w->k);
     long work = (long)m * w->n * w->k * (ending == SWIGLU ? 2 : 1);
     int threads = work < SMALLEST_SHARED ? 1 : anira_threads();
     // More parts than threads where they are large: a thread that is held up then holds up less.
-    Product job = {ending, &rows, w, m, threads == 1 ? 1 : work > 64L * SMALLEST_SHARED ? 4 * threads : threads,
-                   y,      (size_t)ldy};
+    int parts = threads == 1 ? 1 : work > 64L * SMALLEST_SHARED ? 4 * threads : threads;
+    Product job = {mine, ending, &rows, w, m, parts, y, (size_t)ldy};
     if (job.parts == 1) return product_part(&job, 0);
     anira_parallel(job.parts, product_part, &job);
 }

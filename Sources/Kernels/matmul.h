@@ -5,6 +5,7 @@
 //                      one row lower than the first have its panels
 //   AHEAD(f, panels)   bytes between a load of weights and what is asked for then, 0 for nothing, where no other tile asks
 //   add_pairs(s, w, x) s + lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
+//   BF16_PAIRS         1 where the CPU multiplies bf16 itself, with an add_bf16_pairs of the variant's own
 //
 // Each output is one chain of fused multiply-adds over k in sequence, whatever the tile; with int8 weights it is one
 // sum of integers, which has no order. Tiles exist only to have enough chains in flight (latency) and to use each
@@ -21,17 +22,16 @@
 
 enum { GROUP_PANELS = 8 };  // most panels of a group, which keeps its sums until all of them are there
 
-typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef int16_t shorts16 __attribute__((vector_size(32)));
 typedef int8_t bytes32 __attribute__((vector_size(32)));
 typedef u16 u16_anywhere __attribute__((aligned(4), may_alias));
 typedef bytes32 bytes32_anywhere __attribute__((aligned(1), may_alias));
 
-// Weights i of a panel as floats. In bf16 those of two inputs share 32 bits each; odd tells which of the two this is.
+// Weights i of a panel as floats. In bf16 those of two inputs share 32 bits, the first above; odd tells which this is.
 INLINE v16 weights_at(const anira_format format, const char *panel, size_t i, const int odd) {
     if (format == ANIRA_F32) return load((const float *)panel + i * 16);
     u16 pair = *(const u16_anywhere *)(panel + (i - (size_t)odd) * 32);
-    return odd ? (v16)(pair & 0xffff0000u) : (v16)(pair << 16);
+    return odd ? (v16)(pair << 16) : (v16)(pair & 0xffff0000u);
 }
 
 // One step of the chains: acc[p * rows + r] += x[r][i] * weights i of panel p. What there is less of, rows or panels, is
@@ -128,36 +128,57 @@ INLINE void tile(const anira_format format, const int rows, const int panels, co
     for (int i = 0; i < rows * panels; i++) sums[i] = acc[i];
 }
 
-// The same from integers: x in 16 bits, two at a time, weights in 8.
-INLINE void tile_int8(const int rows, const int panels, const int16_t *x, size_t ldx, const char *const *w,
-                      size_t pairs, const float *row_scales, const float *const *output_scales, v16 *sums) {
-    const int16_t *row[TILE_ROWS];
-    i16 acc[TILE_ROWS * GROUP_PANELS];
-    POINT_AT_ROWS(row, rows, x, ldx)
+#if !BF16_PAIRS
+// sum + lane by lane two products of bf16, the upper one first.
+INLINE v16 add_bf16_pairs(v16 sum, u16 w, u16 x) {
+    sum = fma16((v16)(w & 0xffff0000u), (v16)(x & 0xffff0000u), sum);
+    return fma16((v16)(w << 16), (v16)(x << 16), sum);
+}
+#endif
+
+// The same from inputs in 16 bits, two at a time: integers, whose weights have 8, or bf16.
+INLINE void tile_pairs(const anira_format format, const int rows, const int panels, const char *x, size_t stride,
+                       const char *const *w, size_t pairs, const float *row_scales, const float *const *output_scales,
+                       v16 *sums) {
+    const size_t ahead = format == ANIRA_BF16 ? AHEAD(format, panels) : 0;
+    const char *row[TILE_ROWS];
+    u16 acc[TILE_ROWS * GROUP_PANELS];
+    POINT_AT_ROWS(row, rows, x, stride)
 #pragma clang loop unroll(full)
-    for (int i = 0; i < rows * panels; i++) acc[i] = (i16){0};
+    for (int i = 0; i < rows * panels; i++) acc[i] = (u16){0};
 #pragma clang loop unroll_count(2)
     for (size_t i = 0; i < pairs; i++) {
-        pairs16 weights[GROUP_PANELS];
+        u16 weights[GROUP_PANELS];
 #pragma clang loop unroll(full)
         for (int p = 0; p < panels; p++)
-            weights[p] = __builtin_convertvector(*(const bytes32_anywhere *)(w[p] + i * 32), pairs16);
+            if (format == ANIRA_BF16) {
+                if (ahead) __builtin_prefetch(w[p] + i * 64 + ahead);
+                weights[p] = *(const u16_anywhere *)(w[p] + i * 64);
+            } else {
+                weights[p] = (u16)__builtin_convertvector(*(const bytes32_anywhere *)(w[p] + i * 32), pairs16);
+            }
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) {
-            int32_t both;
-            memcpy(&both, row[r] + 2 * i, sizeof both);
-            i16 inputs = (i16){0} + both;
+            uint32_t both;
+            memcpy(&both, row[r] + 4 * i, sizeof both);
+            u16 inputs = (u16){0} + both;
 #pragma clang loop unroll(full)
-            for (int p = 0; p < panels; p++)
-                acc[p * rows + r] = add_pairs(acc[p * rows + r], weights[p], (pairs16)inputs);
+            for (int p = 0; p < panels; p++) {
+                u16 *sum = &acc[p * rows + r];
+                *sum = format == ANIRA_BF16 ? (u16)add_bf16_pairs((v16)*sum, weights[p], inputs)
+                                            : (u16)add_pairs((i16)*sum, (pairs16)weights[p], (pairs16)inputs);
+            }
         }
     }
 #pragma clang loop unroll(full)
     for (int p = 0; p < panels; p++)
 #pragma clang loop unroll(full)
-        for (int r = 0; r < rows; r++)
-            sums[p * rows + r] =
-                __builtin_convertvector(acc[p * rows + r], v16) * splat(row_scales[r]) * load(output_scales[p]);
+        for (int r = 0; r < rows; r++) {
+            u16 sum = acc[p * rows + r];
+            sums[p * rows + r] = format == ANIRA_BF16 ? (v16)sum
+                                                      : __builtin_convertvector((i16)sum, v16) * splat(row_scales[r])
+                                                            * load(output_scales[p]);
+        }
 }
 
 // Rows row... of the inputs and some panels of the weights. f32 weights with more than two rows: inputs from..<to of each,
@@ -170,19 +191,21 @@ typedef struct {
 } Tile;
 
 static void run_tile(const Rows *x, const anira_matrix *w, const Tile *t, v16 *sums) {
-    const size_t k = (size_t)w->k, pairs = (k + 1) / 2;
-    const float *floats = x->floats + (size_t)t->row * x->stride;
-    const int16_t *integers = x->integers + (size_t)t->row * x->integer_stride;
+    const size_t k = (size_t)w->k, pairs = (k + 1) / 2, stride = x->stride, apart = stride / sizeof(float);
+    const char *inputs = (const char *)x->inputs + (size_t)t->row * stride;
+    const float *floats = (const float *)(const void *)inputs;
 #define TILE_CASE(R, P)                                                                                                \
     case (R) * 16 + (P):                                                                                               \
         switch (w->format) {                                                                                           \
         case ANIRA_F32:                                                                                                \
-            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, 0, k, 0, 0, sums);                \
-            return tile(ANIRA_F32, R, P, floats, x->stride, t->weights, t->from, t->to, t->ahead, t->pace, sums);      \
-        case ANIRA_BF16: return tile(ANIRA_BF16, R, P, floats, x->stride, t->weights, 0, k, 0, 0, sums);               \
+            if ((R) < 3) return tile(ANIRA_F32, R, P, floats, apart, t->weights, 0, k, 0, 0, sums);                    \
+            return tile(ANIRA_F32, R, P, floats, apart, t->weights, t->from, t->to, t->ahead, t->pace, sums);          \
+        case ANIRA_BF16:                                                                                               \
+            if (BF16_PAIRS) return tile_pairs(ANIRA_BF16, R, P, inputs, stride, t->weights, pairs, NULL, NULL, sums);  \
+            return tile(ANIRA_BF16, R, P, floats, apart, t->weights, 0, k, 0, 0, sums);                                \
         case ANIRA_INT8:                                                                                               \
-            return tile_int8(R, P, integers, x->integer_stride, t->weights, pairs, x->scales + t->row, t->scales,      \
-                             sums);                                                                                    \
+            return tile_pairs(ANIRA_INT8, R, P, inputs, stride, t->weights, pairs, x->scales + t->row, t->scales,      \
+                              sums);                                                                                   \
         }
     switch (t->rows * 16 + t->panels) {
         TILES(TILE_CASE)
@@ -300,4 +323,30 @@ static void quantize(const float *x, size_t ldx, int m, int k, float limit, int1
             memcpy(out + i, &integers, sizeof integers);
         }
     }
+}
+
+// Floats to bf16, zero below the least normal one, as the CPU's own products take it.
+INLINE u16 to_factor(v16 v) { return to_bf16(v) & (u16)(((u16)v & 0x7f800000u) != 0); }
+
+// Rows of k floats to bf16, in floats or, where BF16_PAIRS, in pairs as the weights are. Zeros fill up to `width`, a multiple
+// of 32. Returns the bytes of a row.
+static size_t shorten(const float *x, size_t ldx, int m, int k, void *out, size_t width) {
+    const size_t bytes = width * (BF16_PAIRS ? 2 : 4);
+    for (int row = 0; row < m; row++)
+        for (size_t i = 0; i < width; i += 32) {
+            const float *from = x + (size_t)row * ldx + i;
+            const int valid = k - (int)i;
+            u16 first = to_factor(load_first(from, valid)), last = {0}, pairs;
+            if (valid > 16) last = to_factor(load_first(from + 16, valid - 16));
+            char *to = (char *)out + (size_t)row * bytes + i * bytes / width;
+            pairs = __builtin_shufflevector(first, last, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+                    | __builtin_shufflevector(first, last, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31) >> 16;
+            if (BF16_PAIRS) {
+                memcpy(to, &pairs, sizeof pairs);
+            } else {
+                memcpy(to, &first, sizeof first);
+                memcpy(to + sizeof first, &last, sizeof last);
+            }
+        }
+    return bytes;
 }

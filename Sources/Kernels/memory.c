@@ -54,11 +54,11 @@ size_t anira_packed_bytes(anira_format format, int n, int k) {
     return (size_t)anira_columns(n) * anira_panel_bytes(format, k);
 }
 
-// To nearest, halves to even. Weights are finite (checked at load).
+// To nearest, halves to even, zero below the least normal float. Weights are finite (checked at load).
 static uint32_t to_bf16(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return bits & 0x7f800000u ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0;
 }
 
 // One output of a panel: weights 0..<k to their places, and its scale.
@@ -70,7 +70,7 @@ static void pack_output(anira_format format, const float *w, int k, int lane, ch
         size_t pair = ((size_t)i / 2 * 16 + (size_t)lane);
         switch (format) {
         case ANIRA_F32: ((float *)panel)[(size_t)i * 16 + (size_t)lane] = w[i]; break;
-        case ANIRA_BF16: ((uint32_t *)panel)[pair] |= to_bf16(w[i]) << (i % 2 * 16); break;
+        case ANIRA_BF16: ((uint32_t *)panel)[pair] |= to_bf16(w[i]) << (i % 2 ? 0 : 16); break;
         case ANIRA_INT8: ((int8_t *)panel)[2 * pair + (size_t)i % 2] = most > 0 ? (int8_t)lrintf(w[i] * (127 / most)) : 0;
         }
     }
@@ -98,57 +98,62 @@ void anira_pack_pair(anira_format format, const float *gate, const float *up, in
     anira_pack(format, up, n, k, (char *)panels + anira_packed_bytes(format, n, k), scales + 16 * anira_columns(n));
 }
 
-// ---- integers -------------------------------------------------------------------------------------------
+// ---- rows of a product ----------------------------------------------------------------------------------
 
 typedef struct {
-    int16_t *integers;
+    void *inputs;
     float *scales;
-    size_t integer_room, scale_room;
-} Quantized;
+    size_t room, scale_room;  // in bytes and floats
+} Shortened;
 
-static pthread_key_t quantized_key;
-static pthread_once_t quantized_once = PTHREAD_ONCE_INIT;
+static pthread_key_t shortened_key;
+static pthread_once_t shortened_once = PTHREAD_ONCE_INIT;
 
-static void free_quantized(void *memory) {
-    Quantized *held = memory;
-    free(held->integers);
+static void free_shortened(void *memory) {
+    Shortened *held = memory;
+    free(held->inputs);
     free(held->scales);
     free(held);
 }
 
-static void make_quantized_key(void) { pthread_key_create(&quantized_key, free_quantized); }
+static void make_shortened_key(void) { pthread_key_create(&shortened_key, free_shortened); }
 
 // The calling thread's memory, grown to the largest batch it saw: nothing is allocated for a token.
-static Quantized *quantized_memory(size_t integers, size_t scales) {
-    static _Thread_local Quantized *mine;
+static Shortened *shortened_memory(size_t bytes, size_t scales) {
+    static _Thread_local Shortened *mine;
     if (!mine) {
-        pthread_once(&quantized_once, make_quantized_key);
+        pthread_once(&shortened_once, make_shortened_key);
         mine = calloc(1, sizeof *mine);
-        if (mine) pthread_setspecific(quantized_key, mine);
+        if (mine) pthread_setspecific(shortened_key, mine);
     }
-    if (mine && mine->integer_room < integers) {
-        free(mine->integers);
-        mine->integers = malloc(integers * sizeof *mine->integers);
-        mine->integer_room = integers;
+    if (mine && mine->room < bytes) {
+        free(mine->inputs);
+        mine->inputs = aligned_alloc(LINE, bytes);
+        mine->room = bytes;
     }
     if (mine && mine->scale_room < scales) {
         free(mine->scales);
         mine->scales = malloc(scales * sizeof *mine->scales);
         mine->scale_room = scales;
     }
-    if (!mine || !mine->integers || !mine->scales) {
+    if (!mine || !mine->inputs || !mine->scales) {
         perror("no memory for the rows of a product");
         abort();
     }
     return mine;
 }
 
-Rows anira_as_integers(const float *x, size_t stride, int m, int k,
-                       void (*quantize)(const float *, size_t, int, int, float, int16_t *, size_t, float *)) {
-    size_t width = ((size_t)k + 15) & ~(size_t)15;
-    Quantized *memory = quantized_memory((size_t)m * width, (size_t)m);
-    // The largest integers whose products with bytes cannot overflow a sum of k.
-    float most = (float)((INT32_MAX - 1) / 127 / k);
-    quantize(x, stride, m, k, most > INT16_MAX ? INT16_MAX : most, memory->integers, width, memory->scales);
-    return (Rows){x, stride, memory->integers, width, memory->scales};
+Rows anira_rows(const Variant *variant, anira_format format, const float *x, size_t ldx, int m, int k) {
+    if (format == ANIRA_F32) return (Rows){x, ldx * sizeof *x, NULL};
+    size_t width = rounded_up((size_t)k, 32);
+    Shortened *memory = shortened_memory((size_t)m * width * sizeof *x, (size_t)m);
+    Rows rows = {memory->inputs, width * sizeof(int16_t), memory->scales};
+    if (format == ANIRA_BF16) {
+        rows.stride = variant->shorten(x, ldx, m, k, memory->inputs, width);
+    } else {
+        // The largest integers whose products with bytes cannot overflow a sum of k.
+        float most = (float)((INT32_MAX - 1) / 127 / k);
+        variant->quantize(x, ldx, m, k, most > INT16_MAX ? INT16_MAX : most, memory->inputs, width, memory->scales);
+    }
+    return rows;
 }

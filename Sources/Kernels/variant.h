@@ -8,12 +8,11 @@
 // What a product does with its sums.
 typedef enum { PUT, ADD, SWIGLU } Ending;
 
-// The rows of a product: floats, and for int8 weights the same as integers with a scale for each row.
+// The rows of a product as weights of a format take them: floats; for bf16 what `shorten` makes of them; for int8 16-bit
+// integers with a scale for each row.
 typedef struct {
-    const float *floats;
-    size_t stride;
-    const int16_t *integers;
-    size_t integer_stride;
+    const void *inputs;
+    size_t stride;  // bytes
     const float *scales;
 } Rows;
 
@@ -21,16 +20,13 @@ typedef struct {
 static inline int anira_columns(int n) { return (n + 15) / 16; }
 // Bytes of a panel of 16 outputs.
 size_t anira_panel_bytes(anira_format format, int k);
-// The rows of a product with int8 weights, in memory of the calling thread that its next call reuses.
-Rows anira_as_integers(const float *x, size_t stride, int m, int k,
-                       void (*quantize)(const float *, size_t, int, int, float, int16_t *, size_t, float *));
-
 // Members are the functions of kernels.h without their prefix.
 typedef struct {
     const char *name;
     void (*product)(Ending ending, const Rows *x, const anira_matrix *w, int first, int end, int m, float *y,
                     size_t ldy);
     void (*quantize)(const float *x, size_t ldx, int m, int k, float limit, int16_t *out, size_t width, float *scales);
+    size_t (*shorten)(const float *x, size_t ldx, int m, int k, void *out, size_t width);
     __typeof__(anira_rmsnorm) *rmsnorm;
     __typeof__(anira_layernorm) *layernorm;
     __typeof__(anira_rope) *rope;
@@ -55,15 +51,18 @@ typedef struct {
     __typeof__(anira_crc32c) *crc32c;
 } Variant;
 
+// The rows of a product with weights of a format, in memory of the calling thread that its next call reuses.
+Rows anira_rows(const Variant *variant, anira_format format, const float *x, size_t ldx, int m, int k);
+
 // Every kernel of the including file, in the order of Variant.
 #define ANIRA_KERNELS_OF_THIS_FILE                                                                                \
-    product, quantize, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, store_cached,       \
+    product, quantize, shorten, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, store_cached,       \
         sum_all, multiply_adds, rmsnorm_backward, layernorm_backward, swiglu, swiglu_backward, silu_backward,         \
         dot_difference, add, sequence_attention, sequence_attention_backward, adamw
 
 extern const Variant anira_portable;
 #if defined(__x86_64__)
-extern const Variant anira_avx2, anira_avx512, anira_avx512vnni;
+extern const Variant anira_avx2, anira_avx512, anira_avx512vnni, anira_avx512bf16;
 #endif
 
 uint32_t anira_crc32c_table(uint32_t crc, const void *data, size_t n);

@@ -2,12 +2,10 @@
 #if defined(__x86_64__)
 #include "variant.h"
 
+#define VNNI 0
+#define BF16_PAIRS 0
 #pragma clang attribute push(                                                                                          \
     __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function)
-#include "vector.h"
-
-INLINE i16 add_pairs(i16 sum, pairs16 w, pairs16 x) { return sum + (i16)__builtin_ia32_pmaddwd512(w, x); }
-
 #include "avx512.h"
 #pragma clang attribute pop
 

@@ -18,6 +18,7 @@ typedef float v4 __attribute__((vector_size(16)));
 typedef float v8 __attribute__((vector_size(32)));
 typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t i16 __attribute__((vector_size(64)));
+typedef uint32_t u16 __attribute__((vector_size(64)));
 typedef int16_t pairs16 __attribute__((vector_size(64)));  // [16][2]
 typedef v16 v16_anywhere __attribute__((aligned(4), may_alias));
 
@@ -44,6 +45,12 @@ INLINE v16 fma16(v16 a, v16 b, v16 c) { return __builtin_elementwise_fma(a, b, c
 
 // Lane by lane: mask ? a : b, where a mask is the result of comparing two v16.
 INLINE v16 choose(i16 mask, v16 a, v16 b) { return (v16)((mask & (i16)a) | (~mask & (i16)b)); }
+
+// To the nearest bf16, halves to even, in the upper half of each lane.
+INLINE u16 to_bf16(v16 v) {
+    u16 bits = (u16)v;
+    return (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+}
 
 INLINE v16 larger(v16 a, v16 b) { return choose(a > b, a, b); }
 

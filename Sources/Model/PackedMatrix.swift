@@ -3,7 +3,7 @@ import Kernels
 /// How the weights of products are held in memory. Norms, biases and the embedding stay float32.
 public enum WeightFormat: String, Sendable, CaseIterable, Codable {
     case f32
-    /// bfloat16, multiplied and summed in float32.
+    /// bfloat16, as each row of inputs then is; summed in float32.
     case bf16
     /// 8-bit integers with a scale for each output; each row of inputs is rounded to 16-bit integers, and sums are exact.
     case int8

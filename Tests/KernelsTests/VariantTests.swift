@@ -7,7 +7,7 @@ import Testing
     /// Results of `kernel` on every variant this CPU has.
     func onEachVariant<Result>(_ kernel: () -> Result) -> [Result] {
         defer { anira_kernels_select(nil) }
-        let names: [String] = ["portable", "avx2", "avx512", "avx512vnni"]
+        let names: [String] = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16"]
         return names.compactMap { name in anira_kernels_select(name) == 0 ? nil : kernel() }
     }
 

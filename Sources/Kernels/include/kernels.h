@@ -16,8 +16,8 @@
 extern "C" {
 #endif
 
-// Which variant runs: "avx512vnni", "avx512", "avx2" or "portable". Chosen once from the CPU; the environment variable
-// ANIRA_KERNELS (read once) forces one, for tests.
+// Which variant runs: "avx512bf16", "avx512vnni", "avx512", "avx2" or "portable". Chosen once from the CPU; the environment
+// variable ANIRA_KERNELS (read once) forces one, for tests.
 const char *anira_kernels_variant(void);
 // For tests and benches only: runs the named variant from here on, the best one for NULL. Returns 0, changing
 // nothing, when this CPU cannot.
@@ -25,7 +25,7 @@ int anira_kernels_select(const char *name);
 
 // ---- packed weights -----------------------------------------------------------------------------------
 // Panels of 16 outputs, padded with zeros. f32: [k][16] floats. bf16: [k / 2, rounded up][16] pairs in 32 bits, the even
-// input below. int8: [k / 2, rounded up][16][2] bytes, and a scale for each output: w = byte * scale.
+// input above. int8: [k / 2, rounded up][16][2] bytes, and a scale for each output: w = byte * scale.
 typedef enum { ANIRA_F32, ANIRA_BF16, ANIRA_INT8 } anira_format;
 
 // Weights [n, k], or gate and up [n, k] each, the panels of the one before those of the other.
@@ -51,9 +51,9 @@ void anira_pack_pair(anira_format format, const float *gate, const float *up, in
 
 // ---- products -----------------------------------------------------------------------------------------
 // y[m, 0..<n] = x[m, 0..<k] . W^T.  ldx, ldy: floats from one row to the next.  Each output is one chain of fused
-// multiply-adds over k in sequence, starting from 0.  With int8 weights each row of x is rounded to 16-bit integers of
-// its own scale first (as many bits as cannot overflow: 15 up to k = 516, 13 at 2048) and the sum is exact.  y must not overlap
-// x.  n and k may be any size; weights are prefetched past the end of a panel, never read.
+// multiply-adds over k in sequence, starting from 0.  With bf16 weights x is rounded to bf16 first.  With int8 weights each
+// row of x is rounded to 16-bit integers of its own scale first (as many bits as cannot overflow: 15 up to k = 516, 13 at 2048)
+// and the sum is exact.  y must not overlap x.  n and k may be any size; weights are prefetched past the end of a panel, never read.
 void anira_matmul(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
 // y += x . W^T (the product is summed first, then added once).
 void anira_matmul_add(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
