@@ -106,7 +106,7 @@ public final class CodaStage: Stage {
         let work = item.work.item.coda
         var outcome = Admission.reply(to: item.work)
         outcome.coda = .init()
-        var tensor: Frame?
+        var tensor: Tensor?
         if let logits {
             outcome.coda.logprobs = work.targets.enumerated().map { row, target in
                 logits[row * size + Int(target)] - anira_logsumexp(logits + row * size, Int32(size))
@@ -119,7 +119,7 @@ public final class CodaStage: Stage {
                 outcome.coda.logprob = drawn.logprob
             }
             outcome.coda.logits = work.logits
-            if work.logits { tensor = Frame(floats: UnsafeBufferPointer(start: logits, count: item.count * size)) }
+            if work.logits { tensor = Tensor(floats: UnsafeBufferPointer(start: logits, count: item.count * size)) }
         }
         // The drawn token's own way through the stages, where the Router has left it to the workers.
         let (result, continuation) = (outcome.coda, departures.onward(item).continuation)

@@ -97,7 +97,7 @@ public final class DeciderStage: Stage {
                 (0..<item.count).map { UInt8(rule.depth(of: p[($0 * c.maxDepth)..<(($0 + 1) * c.maxDepth)])) })
             if work.depth.distributions { outcome.decider.distributions = Array(p) }
         }
-        let tensor = Frame(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
+        let tensor = Tensor(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
         let depths = outcome.decider.depths
         let core = departures.onward(item).core
         departures.add(item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: core) { next in

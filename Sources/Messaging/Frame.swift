@@ -41,14 +41,6 @@ public final class Frame: @unchecked Sendable {  // immutable after init; libzmq
 
     public var bytes: [UInt8] { withBytes { Array($0) } }
 
-    /// Copies `count` floats starting at float `offset` to `target`; the caller has checked the frame's size.
-    public func copyFloats(from offset: Int, count: Int, to target: UnsafeMutablePointer<Float>) {
-        withBytes { bytes in
-            precondition((offset + count) * 4 <= bytes.count)
-            UnsafeMutableRawPointer(target).copyMemory(from: bytes.baseAddress! + offset * 4, byteCount: count * 4)
-        }
-    }
-
     /// Receives one frame; false when none is waiting.
     func receive(from socket: UnsafeMutableRawPointer, flags: Int32) -> Bool {
         zmq_msg_recv(message, socket, flags) >= 0

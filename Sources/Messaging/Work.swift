@@ -4,11 +4,11 @@ import Proto
 public struct Work: Sendable {
     public var item: Anira_Worker_V1_WorkItem
     /// core: prelude states, coda: exit states, f32 [count, hidden].
-    public var tensor: Frame?
+    public var tensor: Tensor?
     /// When it came out of the socket, monotonic nanoseconds.
     public var taken: UInt64
 
-    public init(_ item: Anira_Worker_V1_WorkItem, tensor: Frame?, taken: UInt64 = 0) {
+    public init(_ item: Anira_Worker_V1_WorkItem, tensor: Tensor?, taken: UInt64 = 0) {
         self.item = item
         self.tensor = tensor
         self.taken = taken
@@ -22,9 +22,9 @@ public struct Work: Sendable {
 public struct Outcome: Sendable {
     public var item: Anira_Worker_V1_ResultItem
     /// decider: prelude states, core: exit states, f32 [count, hidden]; coda: logits f32 [count, vocabulary] when asked.
-    public var tensor: Frame?
+    public var tensor: Tensor?
 
-    public init(_ item: Anira_Worker_V1_ResultItem, tensor: Frame? = nil) {
+    public init(_ item: Anira_Worker_V1_ResultItem, tensor: Tensor? = nil) {
         self.item = item
         self.tensor = tensor
     }

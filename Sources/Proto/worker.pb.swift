@@ -139,7 +139,8 @@ public nonisolated struct Anira_Worker_V1_Refused: Sendable {
   public init() {}
 }
 
-/// Router → worker, worker → worker: rows of many sessions in one message. Items with a tensor take the frames in order.
+/// Router → worker, worker → worker: rows of many sessions in one message. Tensors come in the order of the items, one or more
+/// to a frame.
 public nonisolated struct Anira_Worker_V1_WorkBatch: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -418,7 +419,7 @@ public nonisolated struct Anira_Worker_V1_DeciderWork: Sendable {
   fileprivate var _depth: Anira_Worker_V1_DepthRule? = nil
 }
 
-/// One tensor frame: f32 [count, hidden], the prelude states.
+/// Its tensor: f32 [count, hidden], the prelude states.
 public nonisolated struct Anira_Worker_V1_CoreWork: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -443,7 +444,7 @@ public nonisolated struct Anira_Worker_V1_CoreWork: Sendable {
   fileprivate var _depth: Anira_Worker_V1_DepthRule? = nil
 }
 
-/// One tensor frame: f32 [count, hidden], the exit states.
+/// Its tensor: f32 [count, hidden], the exit states.
 public nonisolated struct Anira_Worker_V1_CodaWork: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -492,7 +493,7 @@ public nonisolated struct Anira_Worker_V1_SamplingRule: Sendable {
   public init() {}
 }
 
-/// Worker → Router. Items with a tensor take the frames in order.
+/// Worker → Router. Tensors come in the order of the items, one or more to a frame.
 public nonisolated struct Anira_Worker_V1_ResultBatch: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -640,7 +641,7 @@ public nonisolated struct Anira_Worker_V1_CodaResult: Sendable {
   /// score: one per target
   public var logprobs: [Float] = []
 
-  /// a tensor frame f32 [count, vocabulary] follows
+  /// its tensor: f32 [count, vocabulary]
   public var logits: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()

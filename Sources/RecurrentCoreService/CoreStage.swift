@@ -375,7 +375,7 @@ extension CoreStage {
         var outcome = Admission.reply(to: done.item.work)
         outcome.core.depths = Data(done.depths)
         outcome.core.distributions = done.distributions.flatMap(\.self)
-        let tensor = done.exits.withUnsafeBufferPointer { Frame(floats: $0) }
+        let tensor = done.exits.withUnsafeBufferPointer { Tensor(floats: $0) }
         let onward = departures.onward(done.item)
         departures.add(done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda) {
             $0.coda = onward.codaWork

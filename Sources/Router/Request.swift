@@ -9,7 +9,7 @@ struct Item: Sendable {
     let stage: StageKind
     let position: Int
     let count: Int
-    var tensor: Frame?
+    var tensor: Tensor?
     /// core: exit depths decided before the core.
     var depths: [UInt8]?
     /// Times it was handed to a worker.
@@ -84,7 +84,7 @@ final class Request {
     /// The chunk that goes from worker to worker, when it is the only one on its way.
     var handedOver: HandedOver?
     /// Core results that came before an earlier chunk's.
-    var early: [Int: (count: Int, depths: [UInt8], tensor: Frame?)] = [:]
+    var early: [Int: (count: Int, depths: [UInt8], tensor: Tensor?)] = [:]
     var pins: [String]
 
     /// Exit depth of every known position.
@@ -93,7 +93,7 @@ final class Request {
     /// score: log-probability of token p+1 at index p.
     var logprobs: [Float] = []
     var newLogprobs: [Float] = []
-    var logits: [Int: Frame] = [:]
+    var logits: [Int: Tensor] = [:]
     var clock: RequestClock
     /// Waiting for an earlier request of its session.
     var waiting = false
@@ -135,7 +135,7 @@ final class Request {
 
     /// Back to `position`: what was in flight is forgotten, known tokens will be computed again.
     func rewind(to position: Int, rowBytes: Int) {
-        // A chunk's logits are one frame: the replay begins with the chunk.
+        // A chunk's logits stay together: the replay begins with the chunk.
         let chunk = logits.first { $0.key <= position && position < $0.key + $0.value.count / rowBytes }?.key
         let position = chunk ?? position
         logits = logits.filter { $0.key < position }

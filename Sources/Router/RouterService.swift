@@ -182,7 +182,7 @@ private struct RouterLoop: ~Copyable {
             case .heartbeat: feed(.heartbeat(try .init(serializedBytes: header)))
             case .drain: feed(.drain(from: address))
             case .bye: feed(.bye(from: address))
-            case .result: feed(.results(try Self.outcomes(header, frames.dropFirst(4)), from: address))
+            case .result: feed(.results(try readOutcomes(header, frames.dropFirst(4)), from: address))
             case .readyAck, .refused, .work, .cancel, .release: state.countMalformed()
             }
         } catch {
@@ -190,19 +190,6 @@ private struct RouterLoop: ~Copyable {
             state.countMalformed()
         }
         return true
-    }
-
-    /// Pairs results with their frames: decider and core results take one, coda results when logits were asked for.
-    private static func outcomes(_ header: [UInt8], _ tensors: ArraySlice<Frame>) throws -> [Outcome] {
-        let batch = try Anira_Worker_V1_ResultBatch(serializedBytes: header)
-        var tensors = tensors
-        return batch.items.map { item in
-            switch item.outcome {
-            case .decider, .core: Outcome(item, tensor: tensors.popFirst())
-            case .coda(let coda) where coda.logits: Outcome(item, tensor: tensors.popFirst())
-            case .coda, .needContext, .failure, nil: Outcome(item)
-            }
-        }
     }
 
     /// Workers first: the next token's work is on its way while the client is told of the last one.

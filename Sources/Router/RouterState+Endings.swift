@@ -149,16 +149,7 @@ extension RouterState {
     /// All chunks' logits as one frame [n, vocabulary].
     func logits(_ request: Request) -> [Frame] {
         guard request.job.wantsLogits else { return [] }
-        let parts = request.logits.sorted { $0.key < $1.key }.map(\.value)
-        return [
-            Frame(count: parts.reduce(0) { $0 + $1.count }) { target in
-                var offset = 0
-                for part in parts {
-                    part.withBytes { UnsafeMutableRawBufferPointer(rebasing: target[offset...]).copyMemory(from: $0) }
-                    offset += part.count
-                }
-            }
-        ]
+        return [Tensor.joined(request.logits.sorted { $0.key < $1.key }.map(\.value))]
     }
 
     private func list(_ values: [Float]) -> Google_Protobuf_ListValue {

@@ -74,7 +74,7 @@ extension RouterState {
 
     /// decider → core.
     private mutating func forward(
-        _ request: Request, _ item: Item, depths: [UInt8], distributions: [Float], _ tensor: Frame?, handedTo: String
+        _ request: Request, _ item: Item, depths: [UInt8], distributions: [Float], _ tensor: Tensor?, handedTo: String
     ) {
         let k = configuration.model.maxDepth
         guard depths.isEmpty || depths.count == item.count else {
@@ -134,7 +134,7 @@ extension RouterState {
 
     /// core → coda, in the order of positions even when a later chunk's rows left the core first.
     private mutating func leaveCore(
-        _ request: Request, _ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Frame?,
+        _ request: Request, _ item: Item, _ depths: [UInt8], _ distributions: [Float], _ tensor: Tensor?,
         handedTo: String
     ) {
         var offset = 0
@@ -167,7 +167,7 @@ extension RouterState {
 
     /// The coda has seen the chunk: log-probabilities or the next token.
     private mutating func finishChunk(
-        _ request: Request, _ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Frame?, handedTo: String
+        _ request: Request, _ item: Item, _ result: Anira_Worker_V1_CodaResult, _ tensor: Tensor?, handedTo: String
     ) {
         let end = item.position + item.count
         // A result before it was lost: what it said is needed first.

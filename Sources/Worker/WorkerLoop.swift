@@ -158,11 +158,8 @@ struct WorkerLoop: ~Copyable {
         let outcomes = unsent + outbox.take()
         guard !outcomes.isEmpty else { return }
         unsent = []
-        var batch = Anira_Worker_V1_ResultBatch()
-        batch.items = outcomes.map(\.item)
         do {
-            let header = Frame(try batch.serializedBytes() as [UInt8])
-            if send(.result, [header] + outcomes.compactMap(\.tensor)) != .sent {
+            if socket.send(try resultFrames(outcomes)) != .sent {
                 log.info("the Router takes no results now")
                 unsent = outcomes
             }
@@ -189,7 +186,7 @@ struct WorkerLoop: ~Copyable {
             case .refused:
                 let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
                 throw WorkerError(description: "the Router refused this worker: \(refused.reason)")
-            case .work: takeWork(try Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
+            case .work: try takeWork(try Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
             case .cancel:
                 let cancel = try Anira_Worker_V1_Cancel(serializedBytes: header)
                 cancelled.insert(cancel.request, through: cancel.attempt)
@@ -222,28 +219,14 @@ struct WorkerLoop: ~Copyable {
                 log.info("ignored work for another worker")
                 return
             }
-            takeWork(batch, frames.dropFirst(3))
+            try takeWork(batch, frames.dropFirst(3))
         } catch {
             log.warning("ignored a damaged work message: \(error)")
         }
     }
 
-    /// Pairs items with their frames: every core and coda item takes one.
-    private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) {
-        var tensors = tensors
-        let taken = monotonicNanoseconds()
-        for item in batch.items {
-            var tensor: Frame?
-            if case .decider = item.work {
-            } else {
-                tensor = tensors.popFirst()
-                guard tensor != nil else {
-                    log.warning("ignored an item without its tensor frame")
-                    continue
-                }
-            }
-            guard !cancelled.contains(item.request, attempt: item.attempt) else { continue }
-            stage.admit(Work(item, tensor: tensor, taken: taken))
-        }
+    private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) throws {
+        for work in try readWork(batch, tensors, taken: monotonicNanoseconds())
+        where !cancelled.contains(work.item.request, attempt: work.item.attempt) { stage.admit(work) }
     }
 }

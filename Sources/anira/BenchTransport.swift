@@ -54,7 +54,7 @@ struct BenchTransport: ParsableCommand {
     }
 
     private func measure(_ rows: Int, _ echo: EchoProcess) throws -> Row {
-        let tensor = Frame([UInt8](repeating: 7, count: 4 * hidden))
+        let tensor = Tensor(Frame([UInt8](repeating: 7, count: 4 * hidden)))
         let work = try (0..<rows).map { Work(try item($0), tensor: tensor) }
         let bytes = try workFrames(work).reduce(0) { $0 + $1.count }
         let single = Frame([UInt8](repeating: 7, count: bytes))
@@ -103,11 +103,11 @@ struct BenchTransport: ParsableCommand {
     }
 }
 
-/// The rows of a hand-over, a tensor each.
+/// The rows of a hand-over.
 private func readHandOver(_ frames: [Frame]) throws -> [Work] {
     guard frames.count >= 3 else { throw RequestFailure(code: "INTERNAL", message: "frames are missing") }
     let batch = try Anira_Worker_V1_WorkBatch(serializedBytes: frames[2].bytes)
-    return zip(batch.items, frames.dropFirst(3)).map { Work($0, tensor: $1) }
+    return try readWork(batch, frames.dropFirst(3), taken: monotonicNanoseconds())
 }
 
 /// Sends back what it gets, hand-overs read and written anew: the other process of `bench transport`.

@@ -47,7 +47,7 @@ struct CodaStageTests {
         change(&item, &onward)
         item.onward = try onward.serializedData()
         let floats = (0..<model.hiddenSize).map { Float($0 % 7) - 3 }
-        stage.admit(Work(item, tensor: floats.withUnsafeBufferPointer { Frame(floats: $0) }))
+        stage.admit(Work(item, tensor: floats.withUnsafeBufferPointer { Tensor(floats: $0) }))
         while stage.pending > 0, stage.step() {}
         return seen
     }

@@ -44,7 +44,7 @@ struct CoreStageTests {
             ($0.core.depth.minimum, $0.core.depth.maximum) = (1, UInt32(model.maxDepth))
         }
         let floats = [Float](repeating: 0.1, count: positions.count * model.hiddenSize)
-        stage.admit(Work(item, tensor: floats.withUnsafeBufferPointer { Frame(floats: $0) }))
+        stage.admit(Work(item, tensor: floats.withUnsafeBufferPointer { Tensor(floats: $0) }))
     }
 
     /// Sessions (in these tests a request is one) and positions of the answers, once nothing moves any more.

@@ -213,7 +213,7 @@ struct LossTests {
         suite.work(until: stage)
         let work = suite.take(stage.rawValue)
         var outcome = suite.players[stage.rawValue]!.compute(work[0], suite.model)
-        outcome.tensor = Frame([1, 2, 3])
+        outcome.tensor = Tensor(Frame([1, 2, 3]))
         suite.feed(.results([outcome], from: suite.players[stage.rawValue]!.address))
         #expect(suite.ending("r").error.code == "INTERNAL")
         #expect(suite.state.activeRequests == 0)

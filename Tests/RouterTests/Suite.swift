@@ -280,7 +280,7 @@ extension Suite.Player {
         }
         held[item.session] = first + count
         computed += (first..<(first + count)).map { (item.session, $0) }
-        let rows = Frame([UInt8](repeating: 0, count: count * model.hiddenSize * 4))
+        let rows = Tensor(Frame([UInt8](repeating: 0, count: count * model.hiddenSize * 4)))
         let rule = item.work.map { if case .decider(let w) = $0 { w.depth } else { item.core.depth } } ?? .init()
         let own = (first..<(first + count)).map { position in
             rule.rule == .fixed ? UInt8(rule.value) : UInt8(position % model.maxDepth + 1)
@@ -308,7 +308,7 @@ extension Suite.Player {
             result.coda.logprob = -Float(last)
             result.coda.logprobs = item.coda.targets.map { -Float($0) }
             result.coda.logits = item.coda.logits
-            let logits = Frame([UInt8](repeating: UInt8(first), count: count * model.vocabSize * 4))
+            let logits = Tensor(Frame([UInt8](repeating: UInt8(first), count: count * model.vocabSize * 4)))
             return Outcome(result, tensor: item.coda.logits ? logits : nil)
         }
     }
