@@ -7,7 +7,7 @@
 //
 // Few queries (`gathered`): cache rows lie apart and each holds all heads, so that one pass walks the positions outermost, a
 // span at a time: each row is read once, keys and then values, from end to end, and serves all queries while it is in the
-// nearest cache. The next span's rows are asked for meanwhile.
+// nearest cache. What comes next is asked for meanwhile, about 16 KB ahead of where it is read.
 //
 // Many queries that share a list (`packed`, the chunks of a prompt): each head's keys are copied in panels of sixteen
 // positions and its values side by side, so that a tile of queries passes over them as in a matrix product. A lane of the
@@ -58,6 +58,8 @@ typedef struct {
     const anira_cache *cache;
     const uint32_t *rows;
     int count, kv_heads, shared, d;  // count: the most any query sees; shared: query heads that read the same KV head
+    const uint32_t *next;            // the list that is read after this one
+    int next_count;
 } Gather;
 
 // Query rows q [m, heads, d], ldq floats apart; row r sees the first counts[r] positions.
@@ -69,8 +71,16 @@ typedef struct {
     float *scratch;
 } Queries;
 
+// That of a position, past the end the last one.
 INLINE const char *cache_row(const Gather *g, int position) {
+    position = position < g->count ? position : g->count - 1;
     return (const char *)g->cache->rows + g->rows[position] * g->cache->stride;
+}
+
+// That of the next list's position, where it has one.
+INLINE const char *next_row(const Gather *g, int position) {
+    if (position >= g->next_count) return cache_row(g, g->count);
+    return (const char *)g->cache->rows + g->next[position] * g->cache->stride;
 }
 
 // ---- weights ------------------------------------------------------------------------------------------------
@@ -106,15 +116,16 @@ INLINE void ask_cached(const anira_kv_type type, const char *p, size_t i) {
     if (type == ANIRA_KV_F32 || i % 32 == 0) __builtin_prefetch(p + anira_cached_size(type) * i);
 }
 
-// The dot products of one query head with the keys of a step.  keys[SPAN...]: of the step a span later.
+// The dot products of one query head with the keys of a step.  keys[STEP...]: of the steps after it.
 INLINE v4 dot_step(const anira_kv_type type, const float *q, const char *const *keys, size_t at, int d) {
+    const int ahead = type == ANIRA_KV_F32 ? STEP : SPAN;
     v16 acc[STEP] = {{0}};
     int i = 0;
     for (; d - i >= 16; i += 16) {
         v16 part = load(q + i);
         for (int j = 0; j < STEP; j++) {
             acc[j] = fma16(part, load_cached(type, keys[j], at + (size_t)i), acc[j]);
-            ask_cached(type, keys[SPAN + j], at + (size_t)i);
+            ask_cached(type, keys[ahead + j], at + (size_t)i);
         }
     }
     if (i < d) {
@@ -205,9 +216,12 @@ INLINE void gathered(const anira_kv_type type, const Gather *g, const Queries *x
         memset(out + (size_t)r * ldo, 0, (size_t)(heads * d) * sizeof(float));
     }
     for (int first = 0; first < g->count; first += SPAN) {
-        // This span's rows and the next one's; the last position is repeated past the end.
+        // This span's rows and the next one's.
         const char *rows[2 * SPAN];
-        for (int j = 0; j < 2 * SPAN; j++) rows[j] = cache_row(g, first + j < g->count ? first + j : g->count - 1);
+        for (int j = 0; j < SPAN; j++) {
+            rows[j] = cache_row(g, first + j);
+            rows[SPAN + j] = first + SPAN < g->count ? cache_row(g, first + SPAN + j) : next_row(g, j);
+        }
         for (int r = 0; r < x->m; r++) {
             int visible = x->counts[r] - first < SPAN ? x->counts[r] - first : SPAN;
             if (visible <= 0) continue;
@@ -464,11 +478,11 @@ INLINE void attend(const anira_kv_type type, const Gather *g, const Queries *x, 
 }
 
 static void attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
-                      const uint32_t *rows, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
-                      int ldo) {
+                      const uint32_t *rows, const uint32_t *next, int next_count, int heads, int kv_heads, int d,
+                      float scale, float *scratch, float *out, int ldo) {
     int count = 0;
     for (int r = 0; r < m; r++) count = counts[r] > count ? counts[r] : count;
-    const Gather g = {cache, rows, count, kv_heads, heads / kv_heads, d};
+    const Gather g = {cache, rows, count, kv_heads, heads / kv_heads, d, next, next_count};
     const Queries x = {q, (size_t)ldq, counts, m, scratch};
     switch (cache->type) {
     case ANIRA_KV_F32: return attend(ANIRA_KV_F32, &g, &x, scale, out, (size_t)ldo);

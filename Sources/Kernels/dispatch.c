@@ -107,9 +107,10 @@ float anira_logsumexp(const float *x, int n) { return variant()->logsumexp(x, n)
 int anira_argmax(const float *x, int n) { return variant()->argmax(x, n); }
 
 void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
-                     const uint32_t *rows, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
-                     int ldo) {
-    variant()->attention(q, ldq, counts, m, cache, rows, heads, kv_heads, d, scale, scratch, out, ldo);
+                     const uint32_t *rows, const uint32_t *next, int next_count, int heads, int kv_heads, int d,
+                     float scale, float *scratch, float *out, int ldo) {
+    variant()->attention(q, ldq, counts, m, cache, rows, next, next_count, heads, kv_heads, d, scale, scratch, out,
+                         ldo);
 }
 
 size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d) {

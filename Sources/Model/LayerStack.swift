@@ -147,12 +147,15 @@ public final class LayerStack {
                     var row = split.rows(part).lowerBound
                     while row < split.rows(part).upperBound {
                         let together = cache.shared(from: row, to: split.rows(part).upperBound)
+                        let next = row + together < split.rows(part).upperBound ? row + together : nil
                         var rows = anira_cache(
                             type: cache.type, rows: cache.arena, stride: cache.stride, keys: place, values: place + w)
                         anira_attention(
                             q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(together), &rows,
-                            visible.baseAddress! + cache.starts[row], Int32(heads.count * shared), Int32(heads.count),
-                            Int32(d), scale, scratch + part * room, attended + row * width + offset, Int32(width))
+                            visible.baseAddress! + cache.starts[row],
+                            next.map { visible.baseAddress! + cache.starts[$0] }, next.map { counts[$0] } ?? 0,
+                            Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scratch + part * room,
+                            attended + row * width + offset, Int32(width))
                         row += together
                     }
                 }

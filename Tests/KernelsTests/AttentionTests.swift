@@ -10,6 +10,8 @@ struct AttentionCase: Sendable {
     var seed: UInt64 = 1
     /// Largest element of a query: the larger, the further apart the scores.
     var reach: Float = 2
+    /// The list that is said to be read next.
+    var next: [UInt32] = []
 
     var width: Int { kvHeads * d }
     var stride: Int { 2 * width + 5 }
@@ -41,8 +43,8 @@ struct AttentionCase: Sendable {
                 type: type, rows: bytes.baseAddress, stride: stride * MemoryLayout<Bits>.size, keys: offset,
                 values: offset + width)
             anira_attention(
-                queries, Int32(heads * d), counts, m, &rows, self.rows, Int32(heads), Int32(kvHeads), Int32(d), 0.2,
-                &scratch, &out, Int32(heads * d))
+                queries, Int32(heads * d), counts, m, &rows, self.rows, next, Int32(next.count), Int32(heads),
+                Int32(kvHeads), Int32(d), 0.2, &scratch, &out, Int32(heads * d))
         }
         return out
     }
@@ -91,6 +93,14 @@ struct AttentionCase: Sendable {
             Float(bitPattern: ($0.bitPattern &+ 0x7fff &+ ($0.bitPattern >> 16 & 1)) & ~0xffff)
         }
         #expect(bits(attention.short(ANIRA_KV_BF16, cache: attention.cache)) == bits(attention.fast(cache: brief)))
+    }
+
+    @Test(arguments: [1, 5, 8, 9, 24], [1, 3, 8, 20])
+    func `what is read next changes no bit`(count: Int, next: Int) {
+        var attention = AttentionCase(count: count)
+        let alone = attention.fast(cache: attention.cache)
+        attention.next = (0..<next).map { UInt32($0 % (2 * count)) }
+        #expect(bits(attention.fast(cache: attention.cache)) == bits(alone))
     }
 
     @Test func `one position shows its value`() {

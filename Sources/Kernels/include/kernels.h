@@ -111,9 +111,11 @@ enum { ANIRA_PACKED_QUERIES = 8 };
 
 // m query rows, each against the first counts[row] of the cache rows that `rows` selects: rows[j] is the one that position j
 // shows. heads is a multiple of kv_heads; query head h reads KV head h / (heads / kv_heads). counts are at least 1, d any
-// size. out: [m, heads * d], ldo floats apart. scratch: anira_attention_scratch floats. Rows that share a list read it once.
+// size. next: the next_count cache rows of the same memory that will be read after these, of which the first are asked for
+// meanwhile; none where next_count is 0. out: [m, heads * d], ldo floats apart. scratch: anira_attention_scratch floats. Rows
+// that share a list read it once.
 void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
-                     const uint32_t *rows, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
+                     const uint32_t *rows, const uint32_t *next, int next_count, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
                      int ldo);
 // Enough for m rows and fewer, and `count` positions and fewer.
 size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d);
