@@ -1,4 +1,7 @@
-// Attention of query rows over gathered cache rows. Included once per variant, after rows.h.
+// Attention of query rows over gathered cache rows. Included once per variant, after rows.h. The variant defines the tiles of
+// queries that share a list, as large as there are registers for:
+//   SCORE_QUERIES   queries of a tile of dot products, two vectors of sums each
+//   VALUE_QUERIES   queries of a tile of weighted values, VALUE_VECTORS vectors of sums each
 //
 // The sums, whatever the way to them: a dot product in sixteen lanes over d, folded by the tree of vector.h. Positions come
 // in spans of eight, and weights are e^(score - the greatest one so far, this span's included): where a span raises it, what
@@ -239,8 +242,7 @@ INLINE void gathered(const anira_kv_type type, const Gather *g, const Queries *x
 
 // ---- many queries that share a list -------------------------------------------------------------------------
 
-// Twelve vectors of sums for the dot products, eight for the values: as many as AVX2 has room for beside their inputs.
-enum { GROUP = 12, TILE_QUERIES = 3, VALUE_QUERIES = 2, VALUE_BLOCK = 64 };
+enum { GROUP = 12, VALUE_BLOCK = 64 };
 
 // Eight vectors of eight, turned.
 INLINE void transpose8(v8 v[8]) {
@@ -292,7 +294,7 @@ INLINE void pack_head(const anira_kv_type type, const Gather *g, int kv, int pad
 
 // Lanes l and l + 8 of the dot products of n queries with sixteen keys, added.
 INLINE void lane_pair(const int n, const float *q, int padded, const float *panel, int l, v16 *sum) {
-    v16 a[TILE_QUERIES], b[TILE_QUERIES];
+    v16 a[SCORE_QUERIES], b[SCORE_QUERIES];
 #pragma clang loop unroll(full)
     for (int r = 0; r < n; r++) a[r] = b[r] = splat(0);
     for (int i = l; i < padded; i += 16) {
@@ -310,9 +312,9 @@ INLINE void lane_pair(const int n, const float *q, int padded, const float *pane
 // scores[r, 0..<16] = q[r] . key * scale for n queries and a panel of keys.  n is a constant.
 INLINE void dot_panel(const int n, const float *q, int padded, const float *panel, float scale, float *scores,
                       size_t pitch) {
-    v16 folded[4][TILE_QUERIES];
+    v16 folded[4][SCORE_QUERIES];
     for (int l = 0; l < 4; l++) {
-        v16 other[TILE_QUERIES];
+        v16 other[SCORE_QUERIES];
         lane_pair(n, q, padded, panel, l, folded[l]);
         lane_pair(n, q, padded, panel, l + 4, other);
         for (int r = 0; r < n; r++) folded[l][r] += other[r];
@@ -321,10 +323,27 @@ INLINE void dot_panel(const int n, const float *q, int padded, const float *pane
         store(scores + (size_t)r * pitch, ((folded[0][r] + folded[2][r]) + (folded[1][r] + folded[3][r])) * scale);
 }
 
+// The same for n queries, SCORE_QUERIES at most.
+static void dot_tile(int n, const float *q, int padded, const float *panel, float scale, float *scores, size_t pitch) {
+#define DOT_CASE(N)                                                                                                    \
+    case N: return dot_panel(N, q, padded, panel, scale, scores, pitch);
+    switch (n < SCORE_QUERIES ? n : SCORE_QUERIES) {
+        DOT_CASE(1)
+        DOT_CASE(2)
+        DOT_CASE(3)
+#if SCORE_QUERIES > 3
+        DOT_CASE(4)
+        DOT_CASE(5)
+        DOT_CASE(6)
+#endif
+    }
+#undef DOT_CASE
+}
+
 // out[r, 0..<16*chunks] += sum over `positions` of weights[r, j] * values[j], in sequence.  n and chunks are constants.
 INLINE void weigh_tile(const int n, const int chunks, const float *weights, size_t pitch, const float *values,
                        int padded, int positions, float *out) {
-    v16 acc[VALUE_QUERIES][2];
+    v16 acc[VALUE_QUERIES][VALUE_VECTORS];
 #pragma clang loop unroll(full)
     for (int r = 0; r < n; r++)
 #pragma clang loop unroll(full)
@@ -345,10 +364,18 @@ INLINE void weigh_tile(const int n, const int chunks, const float *weights, size
 // The same for n ≤ VALUE_QUERIES and a whole head.
 static void weigh_block(int n, const float *weights, size_t pitch, const float *values, int padded, int positions,
                         float *out) {
+#define WEIGH_CASE(N)                                                                                                  \
+    case N: weigh_tile(N, VALUE_VECTORS, weights, pitch, values + i, padded, positions, out + i); break;
     int i = 0;
-    for (; padded - i >= 32; i += 32)
-        if (n == 2) weigh_tile(2, 2, weights, pitch, values + i, padded, positions, out + i);
-        else weigh_tile(1, 2, weights, pitch, values + i, padded, positions, out + i);
+    for (; padded - i >= 16 * VALUE_VECTORS; i += 16 * VALUE_VECTORS) switch (n) {
+            WEIGH_CASE(1)
+            WEIGH_CASE(2)
+#if VALUE_QUERIES > 2
+            WEIGH_CASE(3)
+            WEIGH_CASE(4)
+#endif
+        }
+#undef WEIGH_CASE
     for (; i < padded; i += 16)
         for (int r = 0; r < n; r++)
             weigh_tile(1, 1, weights + (size_t)r * pitch, pitch, values + i, padded, positions, out + r * padded + i);
@@ -425,11 +452,9 @@ static void attend_packed(const Gather *g, const Queries *x, int kv, int padded,
         }
         for (int position = 0; position < most; position += 16) {
             const float *panel = keys + (size_t)position * (size_t)padded;
-            for (int i = 0; i < n; i += TILE_QUERIES) {
+            for (int i = 0; i < n; i += SCORE_QUERIES) {
                 float *to = scores + (size_t)i * pitch + position;
-                if (n - i >= 3) dot_panel(3, q + i * padded, padded, panel, scale, to, pitch);
-                else if (n - i == 2) dot_panel(2, q + i * padded, padded, panel, scale, to, pitch);
-                else dot_panel(1, q + i * padded, padded, panel, scale, to, pitch);
+                dot_tile(n - i, q + i * padded, padded, panel, scale, to, pitch);
             }
         }
         for (int i = 0; i < n; i++)

@@ -8,6 +8,9 @@
 #define TILE_ROWS 8
 #define TILE_PANELS(format, rows) ((rows) <= 2 ? 4 : (format) == ANIRA_F32 ? 2 : (rows) <= 6 ? 4 : 3)
 #define AHEAD(format, panels) ((panels) <= 2 ? 8192 : (format) == ANIRA_BF16 ? 3072 : 0)
+#define SCORE_QUERIES 6
+#define VALUE_QUERIES 4
+#define VALUE_VECTORS 4
 #define TILES(T)                                                                                                       \
     T(1, 4) T(1, 1) T(2, 4) T(2, 1) T(3, 4) T(3, 2) T(3, 1) T(4, 4) T(4, 2) T(4, 1) T(5, 4) T(5, 2) T(5, 1)            \
     T(6, 4) T(6, 3) T(6, 2) T(6, 1) T(7, 3) T(7, 2) T(7, 1) T(8, 3) T(8, 2) T(8, 1)

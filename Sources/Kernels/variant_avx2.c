@@ -12,6 +12,9 @@
 // alone, but for bf16, whose decoding leaves fewer loads in flight.
 #define AHEAD(format, panels) ((panels) <= 2 ? 8192 : (format) == ANIRA_BF16 ? 1024 : 0)
 #define BF16_PAIRS 0
+#define SCORE_QUERIES 3
+#define VALUE_QUERIES 2
+#define VALUE_VECTORS 2
 #define TILES(T) T(1, 4) T(1, 1) T(2, 3) T(2, 2) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,tune=haswell"))), apply_to = function)

@@ -4,6 +4,9 @@
 #define TILE_ROWS 6
 #define TILE_PANELS(format, rows) 1
 #define BF16_PAIRS 0
+#define SCORE_QUERIES 3
+#define VALUE_QUERIES 2
+#define VALUE_VECTORS 2
 #define AHEAD(format, panels) 8192
 #define TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
