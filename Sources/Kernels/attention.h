@@ -325,19 +325,16 @@ INLINE void dot_panel(const int n, const float *q, int padded, const float *pane
 
 // The same for n queries, SCORE_QUERIES at most.
 static void dot_tile(int n, const float *q, int padded, const float *panel, float scale, float *scores, size_t pitch) {
-#define DOT_CASE(N)                                                                                                    \
-    case N: return dot_panel(N, q, padded, panel, scale, scores, pitch);
-    switch (n < SCORE_QUERIES ? n : SCORE_QUERIES) {
-        DOT_CASE(1)
-        DOT_CASE(2)
-        DOT_CASE(3)
+    switch (n) {
+    case 1: return dot_panel(1, q, padded, panel, scale, scores, pitch);
+    case 2: return dot_panel(2, q, padded, panel, scale, scores, pitch);
+    case 3: return dot_panel(3, q, padded, panel, scale, scores, pitch);
 #if SCORE_QUERIES > 3
-        DOT_CASE(4)
-        DOT_CASE(5)
-        DOT_CASE(6)
+    case 4: return dot_panel(4, q, padded, panel, scale, scores, pitch);
+    case 5: return dot_panel(5, q, padded, panel, scale, scores, pitch);
+    case 6: return dot_panel(6, q, padded, panel, scale, scores, pitch);
 #endif
     }
-#undef DOT_CASE
 }
 
 // out[r, 0..<16*chunks] += sum over `positions` of weights[r, j] * values[j], in sequence.  n and chunks are constants.
@@ -361,24 +358,27 @@ INLINE void weigh_tile(const int n, const int chunks, const float *weights, size
         for (int c = 0; c < chunks; c++) store(out + r * padded + 16 * c, acc[r][c]);
 }
 
-// The same for n ≤ VALUE_QUERIES and a whole head.
+// The same for n ≤ VALUE_QUERIES.
+INLINE void weigh_vectors(int n, const int vectors, const float *weights, size_t pitch, const float *values, int padded,
+                          int positions, float *out) {
+    switch (n) {
+    case 1: return weigh_tile(1, vectors, weights, pitch, values, padded, positions, out);
+    case 2: return weigh_tile(2, vectors, weights, pitch, values, padded, positions, out);
+#if VALUE_QUERIES > 2
+    case 3: return weigh_tile(3, vectors, weights, pitch, values, padded, positions, out);
+    case 4: return weigh_tile(4, vectors, weights, pitch, values, padded, positions, out);
+#endif
+    }
+}
+
+// The same for a whole head.
 static void weigh_block(int n, const float *weights, size_t pitch, const float *values, int padded, int positions,
                         float *out) {
-#define WEIGH_CASE(N)                                                                                                  \
-    case N: weigh_tile(N, VALUE_VECTORS, weights, pitch, values + i, padded, positions, out + i); break;
+    enum { WIDTH = 16 * VALUE_VECTORS };
     int i = 0;
-    for (; padded - i >= 16 * VALUE_VECTORS; i += 16 * VALUE_VECTORS) switch (n) {
-            WEIGH_CASE(1)
-            WEIGH_CASE(2)
-#if VALUE_QUERIES > 2
-            WEIGH_CASE(3)
-            WEIGH_CASE(4)
-#endif
-        }
-#undef WEIGH_CASE
-    for (; i < padded; i += 16)
-        for (int r = 0; r < n; r++)
-            weigh_tile(1, 1, weights + (size_t)r * pitch, pitch, values + i, padded, positions, out + r * padded + i);
+    for (; padded - i >= WIDTH; i += WIDTH)
+        weigh_vectors(n, VALUE_VECTORS, weights, pitch, values + i, padded, positions, out + i);
+    for (; i < padded; i += 16) weigh_vectors(n, 1, weights, pitch, values + i, padded, positions, out + i);
 }
 
 // The spans of a block of values that raise a maximum, a bit each.
@@ -454,7 +454,8 @@ static void attend_packed(const Gather *g, const Queries *x, int kv, int padded,
             const float *panel = keys + (size_t)position * (size_t)padded;
             for (int i = 0; i < n; i += SCORE_QUERIES) {
                 float *to = scores + (size_t)i * pitch + position;
-                dot_tile(n - i, q + i * padded, padded, panel, scale, to, pitch);
+                int here = n - i < SCORE_QUERIES ? n - i : SCORE_QUERIES;
+                dot_tile(here, q + i * padded, padded, panel, scale, to, pitch);
             }
         }
         for (int i = 0; i < n; i++)

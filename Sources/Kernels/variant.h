@@ -55,10 +55,10 @@ typedef struct {
 Rows anira_rows(const Variant *variant, anira_format format, const float *x, size_t ldx, int m, int k);
 
 // Every kernel of the including file, in the order of Variant.
-#define ANIRA_KERNELS_OF_THIS_FILE                                                                                \
-    product, quantize, shorten, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention, store_cached,       \
-        sum_all, multiply_adds, rmsnorm_backward, layernorm_backward, swiglu, swiglu_backward, silu_backward,         \
-        dot_difference, add, sequence_attention, sequence_attention_backward, adamw
+#define ANIRA_KERNELS_OF_THIS_FILE                                                                                     \
+    product, quantize, shorten, rmsnorm, layernorm, rope, silu, softmax, logsumexp, argmax, attention,                 \
+        store_cached, sum_all, multiply_adds, rmsnorm_backward, layernorm_backward, swiglu, swiglu_backward,           \
+        silu_backward, dot_difference, add, sequence_attention, sequence_attention_backward, adamw
 
 extern const Variant anira_portable;
 #if defined(__x86_64__)

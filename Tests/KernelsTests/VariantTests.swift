@@ -54,6 +54,14 @@ import Testing
         expectSame { attention.fast(cache: attention.cache) }
     }
 
+    /// So many queries over one list that it is packed: tiles of every size, whole and cut.
+    @Test(arguments: [12, 16, 32, 64, 80], [5, 17])
+    func `attention of a chunk agrees`(d: Int, queries: Int) {
+        let attention = AttentionCase(heads: 4, kvHeads: 2, d: d, count: 70)
+        let rows = (0..<queries).map { AttentionCase(heads: 4, kvHeads: 2, d: d, count: 70, seed: UInt64($0)).query }
+        expectSame { attention.together(rows, counts: (0..<queries).map { Int32(70 - $0) }) }
+    }
+
     @Test(arguments: [0, 1, 7, 8, 9, 1000])
     func `checksums agree, whole or in parts`(length: Int) {
         var random = Seeded(state: 1)
