@@ -30,7 +30,7 @@ public final class Checkpoint: Sendable {
         var weights: UInt32 = 0
         for file in files { weights = anira_crc32c(weights, file.bytes.baseAddress, file.bytes.count) }
         let shape = config.withUnsafeBytes { anira_crc32c(0, $0.baseAddress, $0.count) }
-        fingerprint = Self.hex(shape) + "-" + Self.hex(weights) + (format == .f32 ? "" : "-\(format.rawValue)")
+        fingerprint = Self.hex(shape) + "-" + Self.hex(weights) + format.fingerprint
         vocabulary = try Vocabulary.load(from: directory, size: configuration.vocabSize)
     }
 

@@ -8,6 +8,15 @@ public enum WeightFormat: String, Sendable, CaseIterable, Codable {
     /// 8-bit integers with a scale for each output; each row of inputs is rounded to 16-bit integers, and sums are exact.
     case int8
 
+    /// The end of a model's fingerprint: keys and values of other arithmetic are not mixed with this one's.
+    var fingerprint: String {
+        switch self {
+        case .f32: ""
+        case .bf16: "-bf16xbf16"  // "-bf16" where inputs were not rounded
+        case .int8: "-int8"
+        }
+    }
+
     var kernel: anira_format {
         switch self {
         case .f32: ANIRA_F32
