@@ -74,16 +74,18 @@ typedef struct {
     float *scratch;
 } Queries;
 
-// That of a position, past the end the last one.
-INLINE const char *cache_row(const Gather *g, int position) {
-    position = position < g->count ? position : g->count - 1;
-    return (const char *)g->cache->rows + g->rows[position] * g->cache->stride;
+INLINE const char *row_at(const Gather *g, uint32_t row) {
+    return (const char *)g->cache->rows + row * g->cache->stride;
 }
 
-// That of the next list's position, where it has one.
+// That of a position, past the end the last one.
+INLINE const char *cache_row(const Gather *g, int position) {
+    return row_at(g, g->rows[position < g->count ? position : g->count - 1]);
+}
+
+// That of the next list's position; where it has none, the last one of this.
 INLINE const char *next_row(const Gather *g, int position) {
-    if (position >= g->next_count) return cache_row(g, g->count);
-    return (const char *)g->cache->rows + g->next[position] * g->cache->stride;
+    return position < g->next_count ? row_at(g, g->next[position]) : cache_row(g, g->count - 1);
 }
 
 // ---- weights ------------------------------------------------------------------------------------------------

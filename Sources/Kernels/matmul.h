@@ -326,7 +326,7 @@ static void quantize(const float *x, size_t ldx, int m, int k, float limit, int1
 }
 
 // Floats to bf16, zero below the least normal one, as the CPU's own products take it.
-INLINE u16 to_factor(v16 v) { return to_bf16(v) & (u16)(((u16)v & 0x7f800000u) != 0); }
+INLINE u16 bf16_factors(v16 v) { return to_bf16(v) & (u16)(((u16)v & 0x7f800000u) != 0); }
 
 // Rows of k floats to bf16, in floats or, where BF16_PAIRS, in pairs as the weights are. Zeros fill up to `width`, a multiple
 // of 32. Returns the bytes of a row.
@@ -336,12 +336,13 @@ static size_t shorten(const float *x, size_t ldx, int m, int k, void *out, size_
         for (size_t i = 0; i < width; i += 32) {
             const float *from = x + (size_t)row * ldx + i;
             const int valid = k - (int)i;
-            u16 first = to_factor(load_first(from, valid)), last = {0}, pairs;
-            if (valid > 16) last = to_factor(load_first(from + 16, valid - 16));
+            u16 first = bf16_factors(load_first(from, valid)), last = {0};
+            if (valid > 16) last = bf16_factors(load_first(from + 16, valid - 16));
             char *to = (char *)out + (size_t)row * bytes + i * bytes / width;
-            pairs = __builtin_shufflevector(first, last, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-                    | __builtin_shufflevector(first, last, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31) >> 16;
             if (BF16_PAIRS) {
+                u16 even = __builtin_shufflevector(first, last, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                u16 odd = __builtin_shufflevector(first, last, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+                u16 pairs = even | odd >> 16;
                 memcpy(to, &pairs, sizeof pairs);
             } else {
                 memcpy(to, &first, sizeof first);

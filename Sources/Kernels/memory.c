@@ -54,8 +54,8 @@ size_t anira_packed_bytes(anira_format format, int n, int k) {
     return (size_t)anira_columns(n) * anira_panel_bytes(format, k);
 }
 
-// To nearest, halves to even, zero below the least normal float. Weights are finite (checked at load).
-static uint32_t to_bf16(float value) {
+// As bf16_factors in matmul.h rounds the rows that they are multiplied with. Weights are finite (checked at load).
+static uint32_t bf16_factor(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits & 0x7f800000u ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0;
@@ -70,7 +70,7 @@ static void pack_output(anira_format format, const float *w, int k, int lane, ch
         size_t pair = ((size_t)i / 2 * 16 + (size_t)lane);
         switch (format) {
         case ANIRA_F32: ((float *)panel)[(size_t)i * 16 + (size_t)lane] = w[i]; break;
-        case ANIRA_BF16: ((uint32_t *)panel)[pair] |= to_bf16(w[i]) << (i % 2 ? 0 : 16); break;
+        case ANIRA_BF16: ((uint32_t *)panel)[pair] |= bf16_factor(w[i]) << (i % 2 ? 0 : 16); break;
         case ANIRA_INT8: ((int8_t *)panel)[2 * pair + (size_t)i % 2] = most > 0 ? (int8_t)lrintf(w[i] * (127 / most)) : 0;
         }
     }

@@ -20,6 +20,7 @@ typedef struct {
 static inline int anira_columns(int n) { return (n + 15) / 16; }
 // Bytes of a panel of 16 outputs.
 size_t anira_panel_bytes(anira_format format, int k);
+
 // Members are the functions of kernels.h without their prefix.
 typedef struct {
     const char *name;

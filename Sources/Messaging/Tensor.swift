@@ -69,21 +69,23 @@ extension Tensor {
         }
     }
 
-    /// The tensors in the frames of a message, one for each number of rows. All rows of a message are equally wide; none is cut
-    /// by the end of a frame. Nil when frames and rows do not fit together.
-    static func read(_ frames: ArraySlice<Frame>, rows: [Int]) -> [Tensor]? {
-        let (bytes, all) = (frames.reduce(0) { $0 + $1.count }, rows.reduce(0, +))
-        guard all > 0, bytes % all == 0 else { return rows.isEmpty && frames.isEmpty ? [] : nil }
+    /// The tensors in the frames of a message. rows: how many each item's has, nil where it has none. All rows of a message are
+    /// equally wide; no tensor is cut by the end of a frame.
+    static func read(_ frames: ArraySlice<Frame>, rows: [Int?]) throws -> [Tensor?] {
+        let (bytes, all) = (frames.reduce(0) { $0 + $1.count }, rows.reduce(0) { $0 + ($1 ?? 0) })
+        guard all > 0, bytes % all == 0 else {
+            guard frames.isEmpty, rows.allSatisfy({ $0 == nil }) else { throw TensorMismatch() }
+            return rows.map { _ in nil }
+        }
         let width = bytes / all
         var rest = frames
         var offset = 0
-        var tensors: [Tensor] = []
-        for count in rows {
+        return try rows.map { count in
+            guard let count else { return nil }
             while offset == rest.first?.count { (rest, offset) = (rest.dropFirst(), 0) }
-            guard let frame = rest.first, count * width <= frame.count - offset else { return nil }
-            tensors.append(Tensor(frame, offset: offset, count: count * width))
-            offset += count * width
+            guard let frame = rest.first, count * width <= frame.count - offset else { throw TensorMismatch() }
+            defer { offset += count * width }
+            return Tensor(frame, offset: offset, count: count * width)
         }
-        return tensors
     }
 }

@@ -20,12 +20,8 @@ public func workFrames(_ rows: [Work]) throws -> [Frame] {
 
 /// The items of such a message with their tensors, which came at `taken` (monotonic nanoseconds).
 public func readWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>, taken: UInt64) throws -> [Work] {
-    func takesTensor(_ item: Anira_Worker_V1_WorkItem) -> Bool {
-        if case .decider = item.work { false } else { true }
-    }
-    let rows = batch.items.filter(takesTensor).map { Int($0.count) }
-    guard var tensors = Tensor.read(tensors, rows: rows)?[...] else { throw TensorMismatch() }
-    return batch.items.map { Work($0, tensor: takesTensor($0) ? tensors.popFirst() : nil, taken: taken) }
+    let tensors = try Tensor.read(tensors, rows: batch.items.map(\.tensorRows))
+    return zip(batch.items, tensors).map { Work($0, tensor: $1, taken: taken) }
 }
 
 /// The message that gives results to the Router: [tag][result][items][tensors…].
@@ -37,15 +33,25 @@ public func resultFrames(_ outcomes: [Outcome]) throws -> [Frame] {
 
 /// The results of such a message with their tensors.
 public func readOutcomes(_ header: [UInt8], _ tensors: ArraySlice<Frame>) throws -> [Outcome] {
-    func hasTensor(_ item: Anira_Worker_V1_ResultItem) -> Bool {
-        switch item.outcome {
-        case .decider, .core: true
-        case .coda(let coda): coda.logits
-        case .needContext, .failure, nil: false
+    let batch = try Anira_Worker_V1_ResultBatch(serializedBytes: header)
+    let tensors = try Tensor.read(tensors, rows: batch.items.map(\.tensorRows))
+    return zip(batch.items, tensors).map { Outcome($0, tensor: $1) }
+}
+
+extension Anira_Worker_V1_WorkItem {
+    /// Rows of its tensor; nil: it has none.
+    fileprivate var tensorRows: Int? {
+        if case .decider = work { nil } else { Int(count) }
+    }
+}
+
+extension Anira_Worker_V1_ResultItem {
+    /// Rows of its tensor; nil: it has none.
+    fileprivate var tensorRows: Int? {
+        switch outcome {
+        case .decider, .core: Int(count)
+        case .coda(let coda): coda.logits ? Int(count) : nil
+        case .needContext, .failure, nil: nil
         }
     }
-    let batch = try Anira_Worker_V1_ResultBatch(serializedBytes: header)
-    let rows = batch.items.filter(hasTensor).map { Int($0.count) }
-    guard var tensors = Tensor.read(tensors, rows: rows)?[...] else { throw TensorMismatch() }
-    return batch.items.map { Outcome($0, tensor: hasTensor($0) ? tensors.popFirst() : nil) }
 }

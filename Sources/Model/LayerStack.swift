@@ -145,18 +145,18 @@ public final class LayerStack {
                     let heads = split.heads(part)
                     let (offset, place) = (heads.lowerBound * shared * d, index * 2 * w + heads.lowerBound * d)
                     var row = split.rows(part).lowerBound
-                    while row < split.rows(part).upperBound {
-                        let together = cache.shared(from: row, to: split.rows(part).upperBound)
-                        let next = row + together < split.rows(part).upperBound ? row + together : nil
+                    let end = split.rows(part).upperBound
+                    while row < end {
+                        let next = row + cache.shared(from: row, to: end)
                         var rows = anira_cache(
                             type: cache.type, rows: cache.arena, stride: cache.stride, keys: place, values: place + w)
                         anira_attention(
-                            q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(together), &rows,
+                            q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(next - row), &rows,
                             visible.baseAddress! + cache.starts[row],
-                            next.map { visible.baseAddress! + cache.starts[$0] }, next.map { counts[$0] } ?? 0,
+                            next < end ? visible.baseAddress! + cache.starts[next] : nil, next < end ? counts[next] : 0,
                             Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scratch + part * room,
                             attended + row * width + offset, Int32(width))
-                        row += together
+                        row = next
                     }
                 }
             }

@@ -186,7 +186,7 @@ struct WorkerLoop: ~Copyable {
             case .refused:
                 let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
                 throw WorkerError(description: "the Router refused this worker: \(refused.reason)")
-            case .work: try takeWork(try Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
+            case .work: try takeWork(Anira_Worker_V1_WorkBatch(serializedBytes: header), frames.dropFirst(3))
             case .cancel:
                 let cancel = try Anira_Worker_V1_Cancel(serializedBytes: header)
                 cancelled.insert(cancel.request, through: cancel.attempt)

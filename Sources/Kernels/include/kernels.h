@@ -53,7 +53,8 @@ void anira_pack_pair(anira_format format, const float *gate, const float *up, in
 // y[m, 0..<n] = x[m, 0..<k] . W^T.  ldx, ldy: floats from one row to the next.  Each output is one chain of fused
 // multiply-adds over k in sequence, starting from 0.  With bf16 weights x is rounded to bf16 first.  With int8 weights each
 // row of x is rounded to 16-bit integers of its own scale first (as many bits as cannot overflow: 15 up to k = 516, 13 at 2048)
-// and the sum is exact.  y must not overlap x.  n and k may be any size; weights are prefetched past the end of a panel, never read.
+// and the sum is exact.  y must not overlap x.  n and k may be any size; weights are prefetched past the end of a panel, never
+// read.
 void anira_matmul(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
 // y += x . W^T (the product is summed first, then added once).
 void anira_matmul_add(const float *x, int ldx, const anira_matrix *w, int m, float *y, int ldy);
@@ -115,8 +116,8 @@ enum { ANIRA_PACKED_QUERIES = 8 };
 // meanwhile; none where next_count is 0. out: [m, heads * d], ldo floats apart. scratch: anira_attention_scratch floats. Rows
 // that share a list read it once.
 void anira_attention(const float *q, int ldq, const int32_t *counts, int m, const anira_cache *cache,
-                     const uint32_t *rows, const uint32_t *next, int next_count, int heads, int kv_heads, int d, float scale, float *scratch, float *out,
-                     int ldo);
+                     const uint32_t *rows, const uint32_t *next, int next_count, int heads, int kv_heads, int d,
+                     float scale, float *scratch, float *out, int ldo);
 // Enough for m rows and fewer, and `count` positions and fewer.
 size_t anira_attention_scratch(int m, int heads, int kv_heads, int count, int d);
 
