@@ -15,8 +15,6 @@ public final class LocalEngine {
     private var state: RouterState
     private let stages: [any Stage]
     private let inbox: Inbox
-    /// Rows at which products are at their best.
-    private let fullMatrix: Int
     private var replies: [String: [(reply: ClientReply, tensors: [Frame])]] = [:]
     private let client = ClientAddress(routingID: [0], isREQ: false, isJSON: false)
 
@@ -36,7 +34,6 @@ public final class LocalEngine {
         state = RouterState(configuration)
         let inbox = Inbox()
         self.inbox = inbox
-        fullMatrix = limits.decoding
         func store(_ stage: StageKind) throws -> KVStore {
             var worker = WorkerConfiguration(stage: stage, name: stage.rawValue, router: "", data: nil)
             worker.residentMiB = residentMiB
@@ -78,17 +75,10 @@ public final class LocalEngine {
     }
 
     /// One round: hands out work, steps every stage, takes results. False when nothing is left to do.
-    ///
-    /// The core steps again while its matrix is full and the coda's is not: rows leave it a few at a time when depths
-    /// differ, and the other stages are at their best with as many.
     public func step() -> Bool {
         perform(state.flush(now: monotonicNanoseconds()))
-        var moved = step(.decider)
-        repeat {
-            guard step(.core) else { break }
-            moved = true
-        } while stages[StageKind.core.index].pending >= fullMatrix && stages[StageKind.coda.index].pending < fullMatrix
-        moved = step(.coda) || moved
+        var moved = false
+        for kind in StageKind.allCases where step(kind) { moved = true }
         return moved || state.activeRequests > 0
     }
 

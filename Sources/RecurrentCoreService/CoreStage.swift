@@ -46,6 +46,8 @@ public final class CoreStage: Stage {
     private let limits: RowLimits
     private var waiting = WaitingWork()
     private var running: [Int: Running] = [:]
+    /// Of the running ones, those whose rows have all left the matrix.
+    private var finished: [Int] = []
     /// The chunk of which some rows have joined, and how many. It is the first that waits.
     private var joining: (item: Int, rows: Int)?
     /// Memory had no room for the chunk whose turn it is.
@@ -116,13 +118,16 @@ public final class CoreStage: Stage {
     public func step() -> Bool {
         let before = pending
         join()
-        guard !rows.isEmpty else { return pending < before }
-        prepareIteration()
-        core.iterate(h, rows: rows.count, cache: cache)
-        figures.steps += 1
-        figures.rows += rows.count
-        leave(decide())
-        return true
+        let moved = !rows.isEmpty
+        if moved {
+            prepareIteration()
+            core.iterate(h, rows: rows.count, cache: cache)
+            figures.steps += 1
+            figures.rows += rows.count
+            leave(decide())
+        }
+        if !moved || !isFull || finished.count >= limits.decoding { handOver() }
+        return moved || pending < before
     }
 }
 
@@ -338,7 +343,6 @@ extension CoreStage {
         guard !leaving.isEmpty else { return }
         projectExits(leaving)
         let width = core.configuration.hiddenSize
-        var finished: [Int] = []
         for row in leaving {
             let leaver = rows[row]
             figures.tokens += 1
@@ -351,7 +355,18 @@ extension CoreStage {
             if running[leaver.item]!.remaining == 0 { finished.append(leaver.item) }
             removeRow(row)
         }
-        for item in finished.sorted() { finish(running.removeValue(forKey: item)!) }
+    }
+
+    /// Whether rows that decode fill the matrix, or will with those that wait.
+    private var isFull: Bool { rows.count { !$0.isPrompt } + waiting.rowCount >= limits.decoding }
+
+    /// Finished items go on together, as many as fill a matrix of the next stage (docs/architecture.md, "Scheduling").
+    private func handOver() {
+        guard !finished.isEmpty else { return }
+        finished.sort()
+        let going = finished.prefix(limits.decoding)
+        for item in going { running.removeValue(forKey: item).map(finish) }  // nil: cancelled since
+        finished.removeFirst(going.count)
         departures.leave()
         store.flush()
     }

@@ -49,6 +49,8 @@ public struct WaitingWork {
     public init() {}
 
     public var count: Int { rows.count + chunks.count }
+    /// Of them, single rows.
+    public var rowCount: Int { rows.count }
 
     /// The single row whose turn it is.
     public var row: Work? { rows.min?.work }

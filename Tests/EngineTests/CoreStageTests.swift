@@ -8,8 +8,8 @@ import TestKit
 import Testing
 import Worker
 
-/// The core fed by hand, where memory is short.
-@Suite("The core when memory is short")
+/// The core fed by hand: where memory is short, and when there is more than fits its matrix.
+@Suite("The core when memory is short or the matrix full")
 struct CoreStageTests {
     private final class Seen: @unchecked Sendable {  // the stage posts from the test's own thread
         var outcomes: [Anira_Worker_V1_ResultItem] = []
@@ -87,5 +87,36 @@ struct CoreStageTests {
         #expect(answers.contains("1 at 0 refused"))
         #expect(answers.contains("3 at 0"))
         #expect(answers.count == 14)
+    }
+
+    @Test("While the matrix is full, finished rows go on as many together as fill the next one")
+    func leavingTogether() {
+        // Four rows fit.
+        for (session, depth) in zip(1...8, [1, 1, 3, 3, 3, 3, 3, 3]) { admit(UInt64(session), 0..<1, depth: depth) }
+        let answered = (0..<6).map { _ in
+            _ = stage.step()
+            return seen.outcomes.count
+        }
+        #expect(answered == [0, 0, 4, 6, 6, 8])
+        #expect(seen.outcomes.map(\.request) == Array(1...8))
+        #expect(stage.pending == 0)
+    }
+
+    @Test("A row that is cancelled while it waits for others is not answered, and the others are")
+    func cancelledWhileHeld() {
+        for (session, depth) in zip(1...6, [1, 1, 3, 3, 3, 3]) { admit(UInt64(session), 0..<1, depth: depth) }
+        #expect(stage.step())
+        #expect(seen.outcomes.isEmpty)
+        stage.cancel(request: 1, through: 0)
+        stage.release(session: 5, drop: false)
+        #expect(Set(answers()) == ["2 at 0", "3 at 0", "4 at 0", "5 at 0", "6 at 0"])
+    }
+
+    @Test("Finished rows do not wait for others that wait for their memory")
+    func heldMemory() throws {
+        // Three positions fit.
+        let test = try CoreStageTests(rows: 3 * model.maxEntries)
+        for session in 1...8 { test.admit(UInt64(session), 0..<1, depth: 1) }
+        #expect(test.answers().count == 8)
     }
 }
