@@ -18,7 +18,7 @@ public struct KVStoreConfiguration: Sendable {
     public var mapBytes = 64 << 30
     /// What unnamed sessions may keep on disk after their request ended. Pages they give back are written again: in a file
     /// that grows, each commit waits for the system to find new ones.
-    public var keepBytes = 64 << 20
+    public var keepBytes = 16 << 20
     public var keepAgeMS: UInt64 = 24 * 3600 * 1000
     /// Unix milliseconds, for the sessions' stamps.
     public var clock: @Sendable () -> UInt64 = { UInt64(Date().timeIntervalSince1970 * 1000) }
