@@ -126,7 +126,7 @@ public final class CoreStage: Stage {
             figures.rows += rows.count
             leave(decide())
         }
-        if !moved || !isFull || finished.count >= limits.decoding { handOver() }
+        if !moved || !isFull || finishedRows >= limits.decoding { handOver() }
         return moved || pending < before
     }
 }
@@ -333,7 +333,7 @@ extension CoreStage {
         let start = monotonicNanoseconds()
         defer {
             let spent = monotonicNanoseconds() - start
-            for item in running.keys { running[item]!.deciding += spent }
+            for item in running.keys where running[item]!.remaining > 0 { running[item]!.deciding += spent }
         }
         return core.exitProbabilities(h, rows: rows.count)
     }
@@ -360,13 +360,21 @@ extension CoreStage {
     /// Whether rows that decode fill the matrix, or will with those that wait.
     private var isFull: Bool { rows.count { !$0.isPrompt } + waiting.rowCount >= limits.decoding }
 
+    private var finishedRows: Int { finished.reduce(0) { $0 + rowCount(of: $1) } }
+
+    /// 0 for an item that was cancelled.
+    private func rowCount(of item: Int) -> Int { running[item]?.item.count ?? 0 }
+
     /// Finished items go on together, as many as fill a matrix of the next stage (docs/architecture.md, "Scheduling").
     private func handOver() {
         guard !finished.isEmpty else { return }
         finished.sort()
-        let going = finished.prefix(limits.decoding)
-        for item in going { running.removeValue(forKey: item).map(finish) }  // nil: cancelled since
-        finished.removeFirst(going.count)
+        var rows = 0
+        while rows < limits.decoding, let item = finished.first {
+            rows += rowCount(of: item)
+            running.removeValue(forKey: item).map(finish)
+            finished.removeFirst()
+        }
         departures.leave()
         store.flush()
     }

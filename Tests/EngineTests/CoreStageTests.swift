@@ -102,6 +102,16 @@ struct CoreStageTests {
         #expect(stage.pending == 0)
     }
 
+    @Test("A finished chunk fills the next matrix alone: it takes along what waits")
+    func chunkLeaves() {
+        for (session, depth) in zip(1...6, [1, 3, 3, 3, 3, 3]) { admit(UInt64(session), 0..<1, depth: depth) }
+        #expect(stage.step())
+        #expect(seen.outcomes.isEmpty)
+        admit(10, 0..<5, depth: 1)
+        #expect(stage.step())
+        #expect(seen.outcomes.map(\.request) == [1, 10])
+    }
+
     @Test("A row that is cancelled while it waits for others is not answered, and the others are")
     func cancelledWhileHeld() {
         for (session, depth) in zip(1...6, [1, 1, 3, 3, 3, 3]) { admit(UInt64(session), 0..<1, depth: depth) }
