@@ -78,7 +78,7 @@ public final class LocalEngine {
     public func step() -> Bool {
         perform(state.flush(now: monotonicNanoseconds()))
         var moved = false
-        for kind in StageKind.allCases where step(kind) { moved = true }
+        for kind in StageKind.allCases { moved = step(kind) || moved }
         return moved || state.activeRequests > 0
     }
 

@@ -46,8 +46,6 @@ public final class CoreStage: Stage {
     private let limits: RowLimits
     private var waiting = WaitingWork()
     private var running: [Int: Running] = [:]
-    /// Of the running ones, those whose rows have all left the matrix.
-    private var finished: [Int] = []
     /// The chunk of which some rows have joined, and how many. It is the first that waits.
     private var joining: (item: Int, rows: Int)?
     /// Memory had no room for the chunk whose turn it is.
@@ -126,7 +124,7 @@ public final class CoreStage: Stage {
             figures.rows += rows.count
             leave(decide())
         }
-        if !moved || !isFull || finishedRows >= limits.decoding { handOver() }
+        handOver(waitingForOthers: moved && isFull)
         return moved || pending < before
     }
 }
@@ -147,14 +145,11 @@ extension CoreStage {
 
     /// False: the next row has to wait for memory.
     private func beginRows() -> Bool {
-        var room = limits.decoding - rows.count { !$0.isPrompt }
-        while room > 0, let work = waiting.row {
+        while decodingRoom > 0, let work = waiting.row {
             switch begin(work) {
             case .wait: return false
             case .answered: break
-            case .admitted(let item):
-                add(start(item), 0..<1, isPrompt: false)
-                room -= 1
+            case .admitted(let item): add(start(item), 0..<1, isPrompt: false)
             }
             waiting.removeRow()
         }
@@ -176,6 +171,7 @@ extension CoreStage {
         }
     }
 
+    private var decodingRoom: Int { limits.decoding - rows.count { !$0.isPrompt } }
     private var promptRoom: Int { limits.prompts - rows.count(where: \.isPrompt) }
 
     private func continueChunk() {
@@ -352,28 +348,24 @@ extension CoreStage {
             }
             running[leaver.item]!.depths[leaver.index] = UInt8(leaver.depth)
             running[leaver.item]!.remaining -= 1
-            if running[leaver.item]!.remaining == 0 { finished.append(leaver.item) }
             removeRow(row)
         }
     }
 
     /// Whether rows that decode fill the matrix, or will with those that wait.
-    private var isFull: Bool { rows.count { !$0.isPrompt } + waiting.rowCount >= limits.decoding }
+    private var isFull: Bool { waiting.rowCount >= decodingRoom }
 
-    private var finishedRows: Int { finished.reduce(0) { $0 + rowCount(of: $1) } }
-
-    /// 0 for an item that was cancelled.
-    private func rowCount(of item: Int) -> Int { running[item]?.item.count ?? 0 }
-
-    /// Finished items go on together, as many as fill a matrix of the next stage (docs/architecture.md, "Scheduling").
-    private func handOver() {
-        guard !finished.isEmpty else { return }
-        finished.sort()
+    /// Items whose rows have all left go on together, as many as fill a matrix of the next stage; where fewer have, they wait
+    /// if there are others to wait for (docs/architecture.md, "Scheduling").
+    private func handOver(waitingForOthers: Bool) {
+        let finished = running.filter { $0.value.remaining == 0 }.sorted { $0.key < $1.key }
+        let count = finished.reduce(0) { $0 + $1.value.item.count }
+        guard count > 0, count >= limits.decoding || !waitingForOthers else { return }
         var rows = 0
-        while rows < limits.decoding, let item = finished.first {
-            rows += rowCount(of: item)
-            running.removeValue(forKey: item).map(finish)
-            finished.removeFirst()
+        for (key, done) in finished where rows < limits.decoding {
+            rows += done.item.count
+            running[key] = nil
+            finish(done)
         }
         departures.leave()
         store.flush()
