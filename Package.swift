@@ -37,7 +37,7 @@ let package = Package(
         .target(
             name: "Worker",
             dependencies: [
-                "KVStore", "Messaging", "Model", "Proto", collections, logging,
+                "KVStore", "Kernels", "Messaging", "Model", "Proto", collections, logging,
                 .product(name: "HeapModule", package: "swift-collections"),
             ]),
         .target(name: "DeciderService", dependencies: stage),

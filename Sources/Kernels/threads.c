@@ -23,6 +23,7 @@ static struct {
     // that taking a part of a job that has ended fails.
     atomic_ulong ticket;
     atomic_int left;
+    atomic_int crew;  // threads that may yet join the caller
     void (*body)(void *context, int part);
     void *context;
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
@@ -68,7 +69,7 @@ static void *serve(void *unused) {
             pthread_mutex_unlock(&pool.lock);
         }
         seen = number;
-        work(number);
+        if (atomic_fetch_sub(&pool.crew, 1) > 0) work(number);
     }
     return NULL;
 }
@@ -90,26 +91,35 @@ void anira_set_threads(int count) {
     pthread_mutex_unlock(&pool.caller);
 }
 
-int anira_threads(void) { return atomic_load_explicit(&pool.threads, memory_order_relaxed); }
+int anira_threads(void) {
+    int threads = atomic_load_explicit(&pool.threads, memory_order_relaxed);
+    if (threads < 2) return threads;
+    int left = anira_processors_left();
+    return left < threads ? left : threads;
+}
 
 void anira_parallel(int parts, void (*body)(void *context, int part), void *context) {
-    if (parts < 2 || parts > 0xffff || anira_threads() < 2 || pthread_mutex_trylock(&pool.caller) != 0) {
+    int threads = parts < 2 ? 1 : anira_threads();
+    if (threads < 2 || parts > 0xffff || pthread_mutex_trylock(&pool.caller) != 0) {
         for (int part = 0; part < parts; part++) body(context, part);
         return;
     }
     // No thread is inside the last job: its `left` reached 0.
     pool.body = body;
     pool.context = context;
+    int before = anira_take_processors(threads);
     atomic_store(&pool.left, parts);
+    atomic_store(&pool.crew, threads - 1);
     unsigned long number = ((atomic_load(&pool.ticket) >> 32) + 1) & 0xffffffff;
     atomic_store(&pool.ticket, number << 32 | (unsigned long)parts << 16);
     if (atomic_load(&pool.sleeping) > 0) {
         pthread_mutex_lock(&pool.lock);
-        pthread_cond_broadcast(&pool.wake);
+        for (int woken = 1; woken < threads; woken++) pthread_cond_signal(&pool.wake);
         pthread_mutex_unlock(&pool.lock);
     }
     work(number);
     for (int spin = 0; atomic_load_explicit(&pool.left, memory_order_acquire) > 0; spin++)
         spin < SPINS ? relax() : (void)sched_yield();
+    anira_take_processors(before);
     pthread_mutex_unlock(&pool.caller);
 }

@@ -1,4 +1,5 @@
 import Foundation
+import Kernels
 import Logging
 import Messaging
 import Proto
@@ -64,7 +65,9 @@ struct WorkerLoop: ~Copyable {
         var draining = false
         var idle = true
         while true {
+            if idle { anira_take_processors(0) }
             let waiting = poll(socket, inbox, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0)
+            if idle { anira_take_processors(1) }
             if waiting.first { while let frames = socket.receive() { try take(frames) } }
             if waiting.second { while let frames = inbox.receive() { takeHandedOver(frames) } }
             let moved = step()

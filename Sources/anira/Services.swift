@@ -3,6 +3,7 @@ import CodaService
 import DeciderService
 import Foundation
 import KVStore
+import Kernels
 import Logging
 import Messaging
 import Model
@@ -126,11 +127,23 @@ struct WorkerOptions: ParsableArguments {
         configuration.kv = service.compute.kv
         configuration.inbox = inbox.map { $0 == "none" ? nil : $0 } ?? Self.inbox(beside: connect, name)
         configuration.inboxAddress = inboxAddress
-        let worker = try build(configuration, try service.checkpoint(), Context(), service.log(name))
+        let log = service.log(name)
+        let worker = try build(configuration, try service.checkpoint(), Context(), log)
+        shareProcessors(log)
         let signals = StopSignals(supervised: service.supervised) { worker.stop() }
         defer { signals.cancel() }
         try worker.run()
     }
+
+    /// With the other workers on this data folder: threads of one stay asleep where others compute.
+    private func shareProcessors(_ log: Logger) {
+        let file = Self.processorsFile(service.data)
+        let result = anira_share_processors(file, Int32(ProcessInfo.processInfo.activeProcessorCount))
+        guard result != 0 else { return }
+        log.info("shares no processors with other workers: \(file): \(String(cString: strerror(result)))")
+    }
+
+    static func processorsFile(_ data: String) -> String { "\(data)/processors" }
 }
 
 extension WorkerOptions {

@@ -50,6 +50,7 @@ struct Up: ParsableCommand {
                 removeSocketFile(of: WorkerOptions.inbox(beside: workers, "\(stage)-\(index)") ?? "")
             }
         }
+        unlink(WorkerOptions.processorsFile(data))
         withExtendedLifetime(lock) {}
         if !succeeded { throw ExitCode(1) }
     }

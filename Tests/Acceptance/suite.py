@@ -205,7 +205,8 @@ class Suite:
         left = [str(p) for p in self.temporary.rglob("*")]
         for path in self.data.rglob("*"):
             is_lock = "lock" in path.name and path.name != "lock.mdb"
-            if is_lock or stat.S_ISSOCK(path.lstat().st_mode) or path.suffix in (".ipc", ".sock", ".pid"):
+            if is_lock or stat.S_ISSOCK(path.lstat().st_mode) or path.suffix in (".ipc", ".sock", ".pid") \
+                    or path.name == "processors":
                 left.append(str(path))
         return left
 

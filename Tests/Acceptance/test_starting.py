@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import checkpoints
-from suite import BINARY, Dealer, Refused, Suite, alive, fingerprint, free_port, run
+from suite import BINARY, Dealer, Refused, Suite, alive, fingerprint, free_port, run, wait_for
 
 pytestmark = pytest.mark.usefixtures("binary")
 
@@ -109,6 +109,21 @@ def test_the_ready_line_is_one_line_and_names_the_endpoint(suite):
 def test_services_are_processes_told_apart_by_their_subcommand(suite):
     assert {kind: len(pids) for kind, pids in suite.workers().items()} == {
         "router": 1, "decider": 1, "core": 2, "coda": 1}
+
+
+def test_workers_tell_each_other_when_they_compute(suite, model, client):
+    """The page that they share: a count of the workers that came, then a line for each with its threads at byte 8."""
+    def computing():
+        page = (suite.data / "processors").read_bytes()
+        assert len(page) == 4096
+        return [int.from_bytes(page[64 * slot + 8:64 * slot + 12], "little") for slot in range(1, 64)]
+
+    assert int.from_bytes((suite.data / "processors").read_bytes()[:4], "little") >= 4  # a decider, two cores, a coda
+    prompts = [model.tokens(f"busy {index}", 60) for index in range(4)]
+    ids = [client.send({"generate": {"tokens": prompt, "max_new_tokens": 60}}) for prompt in prompts]
+    wait_for(lambda: sum(computing()) > 0, 10, "a worker that says it computes")
+    client.collect(ids)
+    wait_for(lambda: sum(computing()) == 0, 10, "workers that say they are idle")
 
 
 def test_anira_status_prints_json(suite):

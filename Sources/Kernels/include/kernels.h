@@ -65,10 +65,20 @@ void anira_matmul_swiglu(const float *x, int ldx, const anira_matrix *w, int m, 
 // Products use up to `count` threads, the caller among them (1 at start). Results do not depend on it. Idle threads spin
 // for some microseconds, then sleep. Call before the first product.
 void anira_set_threads(int count);
+// As many as the next product may use: fewer while other processes compute on shared processors.
 int anira_threads(void);
 // body(context, part) for each part 0..<parts, on the caller and the threads; in any order, back when all are done.
 // When another caller has the threads, this one works alone.
 void anira_parallel(int parts, void (*body)(void *context, int part), void *context);
+
+// ---- processors ---------------------------------------------------------------------------------------
+// Shares `processors` with all processes that name the same file, which is made where it is missing. 0, or an errno, and then
+// nothing is shared. Call before the first product; a second call replaces the first.
+int anira_share_processors(const char *path, int processors);
+// Tells the others how many threads of this process compute now; returns the number they were told before.
+int anira_take_processors(int threads);
+// Processors that no thread of another process computes on, at least 1; INT_MAX where none are shared.
+int anira_processors_left(void);
 
 // ---- rows ---------------------------------------------------------------------------------------------
 // y may be x itself. Sums run in sixteen lanes, folded by one fixed tree.
