@@ -329,7 +329,11 @@ extension CoreStage {
         let start = monotonicNanoseconds()
         defer {
             let spent = monotonicNanoseconds() - start
-            for item in running.keys where running[item]!.remaining > 0 { running[item]!.deciding += spent }
+            var index = running.startIndex  // a loop over its keys would copy it
+            while index != running.endIndex {
+                if running.values[index].remaining > 0 { running.values[index].deciding += spent }
+                running.formIndex(after: &index)
+            }
         }
         return core.exitProbabilities(h, rows: rows.count)
     }

@@ -128,7 +128,6 @@ public enum ClientCodec {
     private static func json(_ reply: ClientReply) throws -> [UInt8] {
         var options = JSONEncodingOptions()
         options.preserveProtoFieldNames = true
-        let text = try reply.jsonString(options: options)
         let (kind, lists): (String, [(String, Bool)]) =
             switch reply.reply {
             case .scored(let r): ("scored", [("logprobs", r.logprobs.isEmpty)])
@@ -143,7 +142,9 @@ public enum ClientCodec {
             default: ("", [])
             }
         let missing = lists.filter(\.1).map { "\"\($0.0)\":[]," }.joined()
-        guard !missing.isEmpty, let place = text.range(of: "\"\(kind)\":{") else { return Array(text.utf8) }
+        guard !missing.isEmpty else { return try reply.jsonUTF8Bytes(options: options) }
+        let text = try reply.jsonString(options: options)
+        guard let place = text.range(of: "\"\(kind)\":{") else { return Array(text.utf8) }
         return Array(text.replacingCharacters(in: place, with: "\"\(kind)\":{" + missing).utf8)
     }
 }

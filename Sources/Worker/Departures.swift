@@ -1,4 +1,5 @@
 import KVStore
+import Kernels
 import Messaging
 import Proto
 
@@ -63,6 +64,8 @@ public struct Departures {
 
     /// The step is over: hands rows over, then commits.
     public mutating func leave() {
+        // The next stage has them in hand before so few are committed.
+        if finished.count < 8 { anira_take_processors(0) }
         var groups: [String: [Int]] = [:]
         for index in finished.indices where finished[index].next != nil {
             groups[finished[index].to.worker, default: []].append(index)

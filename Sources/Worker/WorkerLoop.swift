@@ -67,7 +67,7 @@ struct WorkerLoop: ~Copyable {
         while true {
             if idle { anira_take_processors(0) }
             let waiting = poll(socket, inbox, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0)
-            if idle { anira_take_processors(1) }
+            anira_take_processors(1)
             if waiting.first { while let frames = socket.receive() { try take(frames) } }
             if waiting.second { while let frames = inbox.receive() { takeHandedOver(frames) } }
             let moved = step()

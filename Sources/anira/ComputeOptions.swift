@@ -26,7 +26,10 @@ struct ComputeOptions: ParsableArguments {
         name: .customLong("threads"),
         help: ArgumentHelp(
             "Threads of the products, in each process. Results do not depend on it.",
-            discussion: "Default: 1; `anira up` shares the machine's cores among the workers of its largest stage."))
+            discussion: """
+                Default: 1; with `anira up` as many as the machine has processors. Workers on one data folder leave \
+                processors to each other: a product takes those that no other stage computes on.
+                """))
     var givenThreads: Int?
 
     var threads: Int { givenThreads ?? 1 }
@@ -41,9 +44,9 @@ struct ComputeOptions: ParsableArguments {
         return try Checkpoint(directory: directory, weights: weights)
     }
 
-    /// The same options for a child process. workers: how many compute at the same time.
-    func arguments(workers: Int) -> [String] {
-        let shared = max(1, min(64, ProcessInfo.processInfo.activeProcessorCount / workers))
-        return ["--weights", weights.rawValue, "--kv", kv.rawValue, "--threads", "\(givenThreads ?? shared)"]
+    /// The same options for a child process.
+    var arguments: [String] {
+        let processors = min(64, ProcessInfo.processInfo.activeProcessorCount)
+        return ["--weights", weights.rawValue, "--kv", kv.rawValue, "--threads", "\(givenThreads ?? processors)"]
     }
 }

@@ -71,7 +71,7 @@ struct Up: ParsableCommand {
                 "--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue,
                 "--supervised",
             ]
-            + service.compute.arguments(workers: max(deciders, cores, codas))
+            + service.compute.arguments
             + (memoryOnly ? ["--memory-only"] : [])
         let worker =
             shared + [
