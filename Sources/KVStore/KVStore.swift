@@ -106,7 +106,7 @@ public final class KVStore {
     /// with the session's next commit; missing ones are read back.
     public func prepare(session id: UInt64, position: Int, persist: Bool, info: SessionInfo) throws -> Residency {
         // After a failed commit what is resident has no complete copy; while it is at work it stays.
-        if resident.sessions[id]?.open.isEmpty ?? true, writer?.takeFailure(id) ?? false { resident.remove(id) }
+        if resident.sessions[id]?.openCount ?? 0 == 0, writer?.takeFailure(id) ?? false { resident.remove(id) }
         let session = try resident.touch(id) ?? admit(id, info)
         session.info = info
         session.persist = persist && writer != nil
@@ -148,8 +148,7 @@ public final class KVStore {
                         .full, "read back session \(id) of", path: environment.path,
                         advice: "it does not fit the resident budget; raise --resident-mib")
                 }
-                session.counts.append(0)
-                session.rows.append(contentsOf: repeatElement(0, count: shape.maxEntries))
+                session.append(isOpen: false, maxEntries: shape.maxEntries)
                 for entry in 0..<record.entries {
                     let row = resident.placeEntry(session, session.length - 1)
                     record.copy(entry, shape, to: arena + Int(row) * stride)

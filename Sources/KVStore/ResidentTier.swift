@@ -9,10 +9,12 @@ struct ResidentTier: ~Copyable {
         var info: SessionInfo
         var persist: Bool
         /// [position × maxEntries + entry] → arena row
-        var rows: [UInt32] = []
+        fileprivate(set) var rows: [UInt32] = []
         /// Entries of each position.
-        var counts: [UInt8] = []
-        var open: Set<Int> = []
+        fileprivate(set) var counts: [UInt8] = []
+        /// Whether a position is open, and how many are.
+        private(set) var isOpen: [Bool] = []
+        private(set) var openCount = 0
         /// Positions that may have records in LMDB: below this.
         var stored = 0
         var lastUse: UInt64 = 0
@@ -21,6 +23,29 @@ struct ResidentTier: ~Copyable {
         init(info: SessionInfo, persist: Bool) {
             self.info = info
             self.persist = persist
+        }
+
+        /// Adds a position with room for so many entries.
+        func append(isOpen: Bool, maxEntries: Int) {
+            self.isOpen.append(isOpen)
+            if isOpen { openCount += 1 }
+            counts.append(0)
+            rows.append(contentsOf: repeatElement(0, count: maxEntries))
+        }
+
+        /// False: it was closed already.
+        func close(_ position: Int) -> Bool {
+            guard isOpen[position] else { return false }
+            isOpen[position] = false
+            openCount -= 1
+            return true
+        }
+
+        /// The last position, which is closed.
+        func removeLast(maxEntries: Int) {
+            isOpen.removeLast()
+            counts.removeLast()
+            rows.removeLast(maxEntries)
         }
     }
 
@@ -55,7 +80,7 @@ struct ResidentTier: ~Copyable {
 
     var freeRows: Int { capacity - untouched + free.count - reserved }
     var usedRows: Int { untouched - free.count }
-    var openSessions: Bool { sessions.values.contains { !$0.open.isEmpty } }
+    var openSessions: Bool { sessions.values.contains { $0.openCount > 0 } }
 
     mutating func touch(_ id: UInt64) -> Session? {
         clock += 1
@@ -74,11 +99,7 @@ struct ResidentTier: ~Copyable {
         let needed = count * shape.maxEntries
         guard makeRoom(needed, keeping: id, mayDrop: mayDrop), let session = sessions[id] else { return false }
         reserved += needed
-        for _ in 0..<count {
-            session.open.insert(session.length)
-            session.counts.append(0)
-            session.rows.append(contentsOf: repeatElement(0, count: shape.maxEntries))
-        }
+        for _ in 0..<count { session.append(isOpen: true, maxEntries: shape.maxEntries) }
         return true
     }
 
@@ -86,7 +107,7 @@ struct ResidentTier: ~Copyable {
     mutating func makeRoom(_ needed: Int, keeping id: UInt64, mayDrop: (UInt64) -> Bool) -> Bool {
         guard needed <= capacity else { return false }
         while freeRows < needed {
-            let candidates = sessions.filter { $0.key != id && $0.value.open.isEmpty && $0.value.length > 0 }
+            let candidates = sessions.filter { $0.key != id && $0.value.openCount == 0 && $0.value.length > 0 }
             let oldest = candidates.sorted { $0.value.lastUse < $1.value.lastUse }.first { mayDrop($0.key) }
             guard let oldest else { return false }
             remove(oldest.key)
@@ -97,7 +118,7 @@ struct ResidentTier: ~Copyable {
 
     /// A row for the next entry of an open position, out of its reservation.
     mutating func appendEntry(_ session: Session, position: Int) -> UInt32 {
-        precondition(session.open.contains(position) && Int(session.counts[position]) < shape.maxEntries)
+        precondition(session.isOpen[position] && Int(session.counts[position]) < shape.maxEntries)
         reserved -= 1
         return placeEntry(session, position)
     }
@@ -118,7 +139,7 @@ struct ResidentTier: ~Copyable {
 
     /// Ends the adding of entries: gives back what was reserved and not used.
     mutating func seal(_ session: Session, _ position: Int) {
-        guard session.open.remove(position) != nil else { return }
+        guard session.close(position) else { return }
         reserved -= shape.maxEntries - Int(session.counts[position])
     }
 
@@ -129,8 +150,7 @@ struct ResidentTier: ~Copyable {
             for entry in 0..<Int(session.counts[position]) {
                 free.append(session.rows[position * shape.maxEntries + entry])
             }
-            session.counts.removeLast()
-            session.rows.removeLast(shape.maxEntries)
+            session.removeLast(maxEntries: shape.maxEntries)
         }
     }
 

@@ -15,6 +15,7 @@ public final class CoreStage: Stage {
     /// One active row: a position on its way through the iterations.
     private struct Row {
         let item: Int
+        let session: UInt64
         let index: Int
         let position: Int
         let isPrompt: Bool
@@ -23,6 +24,19 @@ public final class CoreStage: Stage {
         /// Exit depth when known before the core.
         let planned: Int?
         var exit = OnlineExit()
+        var list: ListKey { ListKey(item: item, depth: depth) }
+    }
+
+    private struct ListKey: Hashable {
+        let item: Int
+        let depth: Int
+    }
+
+    /// What rows of one chunk at one depth see: a shorter prefix of it serves earlier positions.
+    private struct SharedList {
+        let session: UInt64
+        var count = 0
+        var start = 0
     }
 
     /// An item with rows in the matrix, and what has left of it.
@@ -55,9 +69,8 @@ public final class CoreStage: Stage {
     private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
     private let exited: UnsafeMutablePointer<Float>  // same: states that left in this step
     private var cache: CacheView
-    /// Of this iteration: what each item at each depth sees, in `cache.visible`. Rows of one item at one depth share a list; a
-    /// shorter prefix of it serves earlier positions.
-    private var lists: [ListKey: (start: Int, end: Int)] = [:]
+    /// Of this iteration: what rows of prompts see, in `cache.visible`.
+    private var lists: [ListKey: SharedList] = [:]
     private var exitCache: CacheView
     public private(set) var figures = StageFigures()
     public var pending: Int { waiting.count + running.count - (joining == nil ? 0 : 1) }
@@ -235,7 +248,9 @@ extension CoreStage {
         for index in indices {
             let planned = work.depths.isEmpty ? nil : Int(work.depths[work.depths.startIndex + index])
             rows.append(
-                Row(item: key, index: index, position: item.first + index, isPrompt: isPrompt, planned: planned))
+                Row(
+                    item: key, session: item.session, index: index, position: item.first + index,
+                    isPrompt: isPrompt, planned: planned))
         }
     }
 
@@ -270,37 +285,43 @@ extension CoreStage {
     /// every position's deepest entry ≤ t − 1, its own included.
     private func prepareIteration() {
         cache.removeAll()
-        lists.removeAll(keepingCapacity: true)
         for row in rows {
-            let session = running[row.item]!.item.session
-            cache.writes.append(store.appendEntry(session: session, position: row.position))
+            cache.writes.append(store.appendEntry(session: row.session, position: row.position))
             cache.positions.append(row.position)
-            let key = ListKey(item: row.item, depth: row.depth)
-            lists[key] = (0, max(lists[key]?.end ?? 0, row.position + 1))
+            cache.counts.append(Int32(row.position + 1))
+        }
+        listRowsOfPrompts()
+        for row in rows {
+            cache.starts.append(
+                row.isPrompt
+                    ? lists[row.list]!.start : addList(row.session, count: row.position + 1, deepest: row.depth))
+        }
+    }
+
+    /// Rows of a prompt's chunk at one depth share a list, as long as the last of them needs it.
+    private func listRowsOfPrompts() {
+        lists.removeAll(keepingCapacity: true)
+        for row in rows where row.isPrompt {
+            let count = max(lists[row.list]?.count ?? 0, row.position + 1)
+            lists[row.list] = SharedList(session: row.session, count: count)
         }
         // By index, since a loop over the lists themselves would copy them before they are written to.
         var index = lists.startIndex
         while index != lists.endIndex {
-            let (key, end) = (lists.keys[index], lists.values[index].end)
-            let start = cache.visible.count
-            lists.values[index].start = start
-            cache.visible.append(contentsOf: repeatElement(0, count: end))
-            cache.visible.withUnsafeMutableBufferPointer {
-                store.visibleRows(
-                    session: running[key.item]!.item.session, count: end, deepest: key.depth,
-                    into: $0.baseAddress! + start)
-            }
+            let list = lists.values[index]
+            lists.values[index].start = addList(list.session, count: list.count, deepest: lists.keys[index].depth)
             lists.formIndex(after: &index)
-        }
-        for row in rows {
-            cache.starts.append(lists[ListKey(item: row.item, depth: row.depth)]!.start)
-            cache.counts.append(Int32(row.position + 1))
         }
     }
 
-    private struct ListKey: Hashable {
-        let item: Int
-        let depth: Int
+    /// Where in `cache.visible` the list of the session's first `count` positions begins that is added here.
+    private func addList(_ session: UInt64, count: Int, deepest: Int) -> Int {
+        let start = cache.visible.count
+        cache.visible.append(contentsOf: repeatElement(0, count: count))
+        cache.visible.withUnsafeMutableBufferPointer {
+            store.visibleRows(session: session, count: count, deepest: deepest, into: $0.baseAddress! + start)
+        }
+        return start
     }
 
     /// Counts the iteration and returns the rows that leave now, in descending order.
@@ -383,8 +404,7 @@ extension CoreStage {
         for row in leaving where rows[row].depth < c.maxDepth {
             let place = exited + exitCache.writes.count * c.hiddenSize
             place.update(from: h + row * c.hiddenSize, count: c.hiddenSize)
-            let session = running[rows[row].item]!.item.session
-            exitCache.writes.append(store.appendEntry(session: session, position: rows[row].position))
+            exitCache.writes.append(store.appendEntry(session: rows[row].session, position: rows[row].position))
             exitCache.positions.append(rows[row].position)
         }
         if !exitCache.writes.isEmpty { core.projectExits(exited, rows: exitCache.writes.count, cache: exitCache) }
