@@ -59,6 +59,7 @@ static void *serve(void *unused) {
         unsigned long number = atomic_load_explicit(&pool.ticket, memory_order_acquire) >> 32;
         for (int spin = 0; number == seen && spin < SPINS; spin++) {
             relax();
+            if (spin % 64 == 63 && anira_processors_left() < 2) break;  // another process has use for this one
             number = atomic_load_explicit(&pool.ticket, memory_order_acquire) >> 32;
         }
         if (number == seen) {
