@@ -62,9 +62,9 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ]),
-        .testTarget(name: "KernelsTests", dependencies: ["Kernels"]),
-        .testTarget(name: "KVStoreTests", dependencies: ["KVStore", "Kernels"]),
-        .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", protobuf]),
+        .testTarget(name: "KernelsTests", dependencies: ["Kernels", "TestKit"]),
+        .testTarget(name: "KVStoreTests", dependencies: ["KVStore", "Kernels", "TestKit"]),
+        .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", "TestKit", protobuf]),
         .testTarget(
             name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
         .testTarget(

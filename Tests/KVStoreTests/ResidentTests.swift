@@ -1,3 +1,4 @@
+import TestKit
 import Testing
 
 @testable import KVStore
@@ -33,7 +34,7 @@ import Testing
         configuration.storedType = type
         let store = try KVStore(configuration)
         defer { store.close() }
-        var random = Seeded(state: seed)
+        var random = SplitMix(state: seed)
         var entries: [UInt64: [Int]] = [:]
         var writings: [UInt64: [Int]] = [:]
         for turn in 0..<1500 {

@@ -1,5 +1,6 @@
 import Foundation
 import KVStore
+import TestKit
 import Testing
 
 @Suite("The store equals a naive model")

@@ -29,19 +29,6 @@ func configuration(
         directory: directory, stage: "core", shape: shape, fingerprint: fingerprint, residentBytes: rows * stride * 4)
 }
 
-/// splitmix64
-struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
-
 /// What an entry's floats are in a test: told apart by session, position, entry and writing.
 func value(_ session: UInt64, _ position: Int, _ entry: Int, _ index: Int, writing: Int = 0) -> Float {
     Float(session) * 1.25 + Float(position) * 0.37 + Float(entry) * 17.5 + Float(index) * 0.013 + Float(writing) * 1e4

@@ -1,22 +1,10 @@
 import Glibc
 import Kernels
+import TestKit
 import Testing
 
-/// SplitMix64: the same numbers from the same seed on every machine.
-struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 func values(_ count: Int, in range: ClosedRange<Float> = -1...1, seed: UInt64) -> [Float] {
-    var random = Seeded(state: seed)
+    var random = SplitMix(state: seed)
     return (0..<count).map { _ in .random(in: range, using: &random) }
 }
 

@@ -2,20 +2,8 @@ import Messaging
 import Proto
 import Router
 import SwiftProtobuf
+import TestKit
 import Testing
-
-/// splitmix64
-private struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
 
 @Suite struct ClientCodecTests {
     @Test func `an empty frame first makes the client a REQ, and its reply starts with one`() throws {
@@ -177,7 +165,7 @@ private struct Seeded: RandomNumberGenerator {
     }
 
     @Test func `whatever the bytes are, they become a request or a refusal`() {
-        var generator = Seeded(state: 1)
+        var generator = SplitMix(state: 1)
         let whole = Array(#"{"id":"r1","generate":{"tokens":[1,2],"depth":{"policy":"cdf"}}}"#.utf8)
         for round in 0..<2000 {
             let length = Int.random(in: 0..<64, using: &generator)
