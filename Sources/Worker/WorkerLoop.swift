@@ -82,6 +82,7 @@ struct WorkerLoop: ~Copyable {
         sendOutcomes()
         send(.bye, [])
         stage.store.close()
+        anira_take_processors(0)
     }
 
     private mutating func step() -> Bool {
