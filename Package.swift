@@ -62,7 +62,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ]),
-        .testTarget(name: "KernelsTests", dependencies: ["Kernels", "TestKit"]),
+        .testTarget(name: "KernelsTests", dependencies: ["Kernels", "Messaging", "TestKit"]),
         .testTarget(name: "KVStoreTests", dependencies: ["KVStore", "Kernels", "TestKit"]),
         .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", "TestKit", protobuf]),
         .testTarget(

@@ -80,8 +80,8 @@ int anira_processors_left(void) {
     return left < 1 ? 1 : left;
 }
 
-int anira_take_processors(int threads) {
-    if (!atomic_load_explicit(&shared.page, memory_order_acquire)) return 0;
+void anira_take_processors(int threads) {
+    if (!atomic_load_explicit(&shared.page, memory_order_acquire)) return;
     atomic_store_explicit(&shared.own->said, now(), memory_order_relaxed);
-    return atomic_exchange_explicit(&shared.own->threads, threads, memory_order_relaxed);
+    atomic_store_explicit(&shared.own->threads, threads, memory_order_relaxed);
 }

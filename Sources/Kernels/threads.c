@@ -108,7 +108,7 @@ void anira_parallel(int parts, void (*body)(void *context, int part), void *cont
     // No thread is inside the last job: its `left` reached 0.
     pool.body = body;
     pool.context = context;
-    int before = anira_take_processors(threads);
+    anira_take_processors(threads);
     atomic_store(&pool.left, parts);
     atomic_store(&pool.crew, threads - 1);
     unsigned long number = ((atomic_load(&pool.ticket) >> 32) + 1) & 0xffffffff;
@@ -121,6 +121,6 @@ void anira_parallel(int parts, void (*body)(void *context, int part), void *cont
     work(number);
     for (int spin = 0; atomic_load_explicit(&pool.left, memory_order_acquire) > 0; spin++)
         spin < SPINS ? relax() : (void)sched_yield();
-    anira_take_processors(before);
+    anira_take_processors(1);
     pthread_mutex_unlock(&pool.caller);
 }

@@ -24,19 +24,6 @@ public final class CoreStage: Stage {
         /// Exit depth when known before the core.
         let planned: Int?
         var exit = OnlineExit()
-        var list: ListKey { ListKey(item: item, depth: depth) }
-    }
-
-    private struct ListKey: Hashable {
-        let item: Int
-        let depth: Int
-    }
-
-    /// What rows of one chunk at one depth see: a shorter prefix of it serves earlier positions.
-    private struct SharedList {
-        let session: UInt64
-        var count = 0
-        var start = 0
     }
 
     /// An item with rows in the matrix, and what has left of it.
@@ -45,7 +32,9 @@ public final class CoreStage: Stage {
         let rule: DepthRule
         let wantsDistributions: Bool
         var remaining: Int
-        /// Nanoseconds of its steps that went into deciding.
+        /// The stage's `deciding` when the item began.
+        let decidingBefore: UInt64
+        /// Nanoseconds of its steps that went into deciding; known when its last row has left.
         var deciding: UInt64 = 0
         var exits: [Float]  // [count, H]
         var depths: [UInt8]
@@ -69,8 +58,10 @@ public final class CoreStage: Stage {
     private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
     private let exited: UnsafeMutablePointer<Float>  // same: states that left in this step
     private var cache: CacheView
-    /// Of this iteration: what rows of prompts see, in `cache.visible`.
-    private var lists: [ListKey: SharedList] = [:]
+    /// Of this iteration: where in `cache.visible` the list begins that a chunk's rows at one depth share.
+    private var lists: [ListKey: Int] = [:]
+    /// Nanoseconds spent choosing depths so far.
+    private var deciding: UInt64 = 0
     private var exitCache: CacheView
     public private(set) var figures = StageFigures()
     public var pending: Int { waiting.count + running.count - (joining == nil ? 0 : 1) }
@@ -230,7 +221,7 @@ extension CoreStage {
         let width = core.configuration.hiddenSize
         running[nextItem] = Running(
             item: item, rule: DepthRule(work.depth), wantsDistributions: work.depth.distributions,
-            remaining: item.count, exits: [Float](repeating: 0, count: item.count * width),
+            remaining: item.count, decidingBefore: deciding, exits: [Float](repeating: 0, count: item.count * width),
             depths: [UInt8](repeating: 0, count: item.count),
             distributions: [[Float]](repeating: [], count: work.depth.distributions ? item.count : 0))
         nextItem += 1
@@ -290,36 +281,29 @@ extension CoreStage {
             cache.positions.append(row.position)
             cache.counts.append(Int32(row.position + 1))
         }
-        listRowsOfPrompts()
-        for row in rows {
-            cache.starts.append(
-                row.isPrompt
-                    ? lists[row.list]!.start : addList(row.session, count: row.position + 1, deepest: row.depth))
-        }
-    }
-
-    /// Rows of a prompt's chunk at one depth share a list, as long as the last of them needs it.
-    private func listRowsOfPrompts() {
         lists.removeAll(keepingCapacity: true)
-        for row in rows where row.isPrompt {
-            let count = max(lists[row.list]?.count ?? 0, row.position + 1)
-            lists[row.list] = SharedList(session: row.session, count: count)
-        }
-        // By index, since a loop over the lists themselves would copy them before they are written to.
-        var index = lists.startIndex
-        while index != lists.endIndex {
-            let list = lists.values[index]
-            lists.values[index].start = addList(list.session, count: list.count, deepest: lists.keys[index].depth)
-            lists.formIndex(after: &index)
-        }
+        for row in rows { cache.starts.append(row.isPrompt ? sharedList(row) : addList(row, count: row.position + 1)) }
     }
 
-    /// Where in `cache.visible` the list of the session's first `count` positions begins that is added here.
-    private func addList(_ session: UInt64, count: Int, deepest: Int) -> Int {
+    private struct ListKey: Hashable {
+        let item: Int
+        let depth: Int
+    }
+
+    /// Rows of a chunk at one depth share a list of all that its last position sees: a shorter prefix serves earlier ones.
+    private func sharedList(_ row: Row) -> Int {
+        let key = ListKey(item: row.item, depth: row.depth)
+        let start = lists[key] ?? addList(row, count: running[row.item]!.item.range.upperBound)
+        lists[key] = start
+        return start
+    }
+
+    /// Adds a list of what `row` sees of its session's first `count` positions; returns where in `cache.visible` it begins.
+    private func addList(_ row: Row, count: Int) -> Int {
         let start = cache.visible.count
         cache.visible.append(contentsOf: repeatElement(0, count: count))
         cache.visible.withUnsafeMutableBufferPointer {
-            store.visibleRows(session: session, count: count, deepest: deepest, into: $0.baseAddress! + start)
+            store.visibleRows(session: row.session, count: count, deepest: row.depth, into: $0.baseAddress! + start)
         }
         return start
     }
@@ -348,14 +332,7 @@ extension CoreStage {
 
     private func askDecider() -> UnsafePointer<Float> {
         let start = monotonicNanoseconds()
-        defer {
-            let spent = monotonicNanoseconds() - start
-            var index = running.startIndex  // a loop over its keys would copy it
-            while index != running.endIndex {
-                if running.values[index].remaining > 0 { running.values[index].deciding += spent }
-                running.formIndex(after: &index)
-            }
-        }
+        defer { deciding += monotonicNanoseconds() - start }
         return core.exitProbabilities(h, rows: rows.count)
     }
 
@@ -373,6 +350,9 @@ extension CoreStage {
             }
             running[leaver.item]!.depths[leaver.index] = UInt8(leaver.depth)
             running[leaver.item]!.remaining -= 1
+            if running[leaver.item]!.remaining == 0 {
+                running[leaver.item]!.deciding = deciding - running[leaver.item]!.decidingBefore
+            }
             removeRow(row)
         }
     }

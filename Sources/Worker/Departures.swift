@@ -64,8 +64,8 @@ public struct Departures {
 
     /// The step is over: hands rows over, then commits.
     public mutating func leave() {
-        // The next stage has them in hand before so few are committed.
-        if finished.count < 8 { anira_take_processors(0) }
+        // So few rows are committed before the next stage, which has them in hand then, could do with less.
+        if finished.reduce(0, { $0 + $1.item.count }) < 8 { anira_take_processors(0) }
         var groups: [String: [Int]] = [:]
         for index in finished.indices where finished[index].next != nil {
             groups[finished[index].to.worker, default: []].append(index)

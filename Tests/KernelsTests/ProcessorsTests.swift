@@ -1,5 +1,6 @@
 import Foundation
 import Kernels
+import Messaging
 import Testing
 
 /// Pages that other processes would write: their slots are written here.
@@ -28,14 +29,8 @@ import Testing
         /// Another process says that it computes with `threads`, so many nanoseconds ago.
         func say(slot: Int, threads: Int32, ago: UInt64 = 0) {
             let place = memory + 64 * (1 + slot)
-            place.storeBytes(of: now() - ago, as: UInt64.self)
+            place.storeBytes(of: monotonicNanoseconds() - ago, as: UInt64.self)
             place.storeBytes(of: threads, toByteOffset: 8, as: Int32.self)
-        }
-
-        private func now() -> UInt64 {
-            var time = timespec()
-            clock_gettime(CLOCK_MONOTONIC, &time)
-            return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
         }
     }
 

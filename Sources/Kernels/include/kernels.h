@@ -75,8 +75,8 @@ void anira_parallel(int parts, void (*body)(void *context, int part), void *cont
 // Shares `processors` with all processes that name the same file, which is made where it is missing. 0, or an errno, and then
 // nothing is shared. Call before the first product; a second call replaces the first.
 int anira_share_processors(const char *path, int processors);
-// Tells the others how many threads of this process compute now; returns the number they were told before.
-int anira_take_processors(int threads);
+// Tells the others how many threads of this process compute now.
+void anira_take_processors(int threads);
 // Processors that no thread of another process computes on, at least 1; INT_MAX where none are shared.
 int anira_processors_left(void);
 
