@@ -3,7 +3,7 @@
 //   TILE_PANELS(f, r)  panels in a tile of r rows with weights of format f
 //   TILES(T)           T(r, panels) for every tile needed: T(r, 1) for each r is what the columns left over take, and blocks
 //                      one row lower than the first have its panels
-//   AHEAD(f, panels)   bytes between a load of weights and what is asked for then, 0 for nothing, where no other tile asks
+//   AHEAD(f, r, panels) bytes between a load of weights and what is asked for then, 0 for nothing, where no other tile asks
 //   add_pairs(s, w, x) s + lane by lane the sum of two products of 16-bit integers, [16] int32 of [16][2] int16
 //   BF16_PAIRS         1 where the CPU multiplies bf16 itself, with an add_bf16_pairs of the variant's own
 //
@@ -86,7 +86,7 @@ INLINE size_t steps_by_twos(const anira_format format, const int rows, const int
                             const float *const *x, const char *const *w, size_t i, size_t to, size_t ahead,
                             size_t pace, v16 *acc) {
     const size_t line = format == ANIRA_F32 ? 64 : 32;  // bytes of weights a step
-    const size_t far = given ? 0 : AHEAD(format, panels);
+    const size_t far = given ? 0 : AHEAD(format, rows, panels);
     const size_t pairs = format == ANIRA_F32 && rows > 2 ? 2 : 1;
     const size_t end = i + (to - i) / (2 * pairs) * (2 * pairs);
     // Both conditions say the same. The compiler spills sums of one row with the second, and counts twice with the first.
@@ -140,7 +140,7 @@ INLINE v16 add_bf16_pairs(v16 sum, u16 w, u16 x) {
 INLINE void tile_pairs(const anira_format format, const int rows, const int panels, const char *x, size_t stride,
                        const char *const *w, size_t pairs, const float *row_scales, const float *const *output_scales,
                        v16 *sums) {
-    const size_t ahead = format == ANIRA_BF16 ? AHEAD(format, panels) : 0;
+    const size_t bytes = format == ANIRA_BF16 ? 64 : 32, ahead = AHEAD(format, rows, panels);
     const char *row[TILE_ROWS];
     u16 acc[TILE_ROWS * GROUP_PANELS];
     POINT_AT_ROWS(row, rows, x, stride)
@@ -150,13 +150,13 @@ INLINE void tile_pairs(const anira_format format, const int rows, const int pane
     for (size_t i = 0; i < pairs; i++) {
         u16 weights[GROUP_PANELS];
 #pragma clang loop unroll(full)
-        for (int p = 0; p < panels; p++)
-            if (format == ANIRA_BF16) {
-                if (ahead) __builtin_prefetch(w[p] + i * 64 + ahead);
-                weights[p] = *(const u16_anywhere *)(w[p] + i * 64);
-            } else {
-                weights[p] = (u16)__builtin_convertvector(*(const bytes32_anywhere *)(w[p] + i * 32), pairs16);
-            }
+        for (int p = 0; p < panels; p++) {
+            const char *at = w[p] + i * bytes;
+            if (ahead && i * bytes % 64 == 0) __builtin_prefetch(at + ahead);
+            weights[p] = format == ANIRA_BF16
+                             ? *(const u16_anywhere *)at
+                             : (u16)__builtin_convertvector(*(const bytes32_anywhere *)at, pairs16);
+        }
 #pragma clang loop unroll(full)
         for (int r = 0; r < rows; r++) {
             uint32_t both;

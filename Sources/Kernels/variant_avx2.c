@@ -10,7 +10,8 @@
 #define TILE_PANELS(format, rows) ((rows) == 1 ? 4 : (rows) > 2 ? 1 : (format) == ANIRA_F32 ? 3 : 2)
 // One or two streams are asked for long enough ahead for memory to answer. More of them the CPU's own prefetcher follows better
 // alone, but for bf16, whose decoding leaves fewer loads in flight.
-#define AHEAD(format, panels) ((panels) <= 2 ? 8192 : (format) == ANIRA_BF16 ? 1024 : 0)
+#define AHEAD(format, rows, panels)                                                                                    \
+    ((format) == ANIRA_INT8 ? 0 : (panels) <= 2 ? 8192 : (format) == ANIRA_BF16 ? 1024 : 0)
 #define BF16_PAIRS 0
 #define SCORE_QUERIES 3
 #define VALUE_QUERIES 2

@@ -7,7 +7,7 @@
 #define SCORE_QUERIES 3
 #define VALUE_QUERIES 2
 #define VALUE_VECTORS 2
-#define AHEAD(format, panels) 8192
+#define AHEAD(format, rows, panels) ((format) == ANIRA_INT8 ? 0 : 8192)
 #define TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #include "vector.h"
