@@ -71,7 +71,8 @@ let package = Package(
             name: "TrainingTests",
             dependencies: ["Analysis", "Engine", "Kernels", "Model", "Proto", "Tasks", "TestKit", "Training"]),
         .testTarget(name: "TasksTests", dependencies: ["Tasks"]),
-        .testTarget(name: "WorkerTests", dependencies: ["Messaging", "Proto", "TestKit", "Worker"]),
+        .testTarget(
+            name: "WorkerTests", dependencies: ["KVStore", "Messaging", "Proto", "TestKit", "Worker", logging]),
         .testTarget(
             name: "EngineTests",
             dependencies: [

@@ -122,7 +122,7 @@ public final class CodaStage: Stage {
             if work.logits { tensor = Tensor(floats: UnsafeBufferPointer(start: logits, count: item.count * size)) }
         }
         // The drawn token's own way through the stages, where the Router has left it to the workers.
-        let (result, continuation) = (outcome.coda, departures.onward(item).continuation)
+        let (result, continuation) = (outcome.coda, item.work.onward.continuation)
         let goesOn =
             result.sampled && item.work.item.continuing > 0 && !continuation.stopTokens.contains(result.token)
         departures.add(item, Outcome(outcome, tensor: tensor), to: goesOn ? continuation.decider : .init()) { next in

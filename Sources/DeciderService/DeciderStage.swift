@@ -99,8 +99,8 @@ public final class DeciderStage: Stage {
         }
         let tensor = Tensor(floats: UnsafeBufferPointer(start: rows, count: item.count * c.hiddenSize))
         let depths = outcome.decider.depths
-        let core = departures.onward(item).core
-        departures.add(item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: core) { next in
+        departures.add(item, Outcome(outcome, tensor: tensor), decidingNS: deciding, to: item.work.onward.core) {
+            next in
             next.core.depths = depths
             next.core.depth = work.depth
             // Reported here already, unless the core decides.

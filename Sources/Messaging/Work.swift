@@ -7,6 +7,8 @@ public struct Work: Sendable {
     public var tensor: Tensor?
     /// When it came out of the socket, monotonic nanoseconds.
     public var taken: UInt64
+    /// The item's `onward`, decoded by the worker that took it; empty: the result takes the rows to the Router.
+    public var onward = Anira_Worker_V1_Onward()
 
     public init(_ item: Anira_Worker_V1_WorkItem, tensor: Tensor?, taken: UInt64 = 0) {
         self.item = item

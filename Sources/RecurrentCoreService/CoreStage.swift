@@ -51,6 +51,8 @@ public final class CoreStage: Stage {
     private var running: [Int: Running] = [:]
     /// The chunk of which some rows have joined, and how many. It is the first that waits.
     private var joining: (item: Int, rows: Int)?
+    /// Items whose rows have all left.
+    private var finished: [Int] = []
     /// Memory had no room for the chunk whose turn it is.
     private var chunkWaits = false
     private var nextItem = 0
@@ -250,6 +252,7 @@ extension CoreStage {
         let gone = running.filter { matches($0.value.item) }
         guard !gone.isEmpty else { return }
         if let (item, _) = joining, gone[item] != nil { joining = nil }
+        finished.removeAll { gone[$0] != nil }
         for row in rows.indices.reversed() where gone[rows[row].item] != nil { removeRow(row) }
         for (key, value) in gone {
             running[key] = nil
@@ -352,6 +355,7 @@ extension CoreStage {
             running[leaver.item]!.remaining -= 1
             if running[leaver.item]!.remaining == 0 {
                 running[leaver.item]!.deciding = deciding - running[leaver.item]!.decidingBefore
+                finished.append(leaver.item)
             }
             removeRow(row)
         }
@@ -363,13 +367,13 @@ extension CoreStage {
     /// Items whose rows have all left go on together, as many as fill a matrix of the next stage; where fewer have, they wait
     /// if there are others to wait for (docs/architecture.md, "Scheduling").
     private func handOver(waitingForOthers: Bool) {
-        let finished = running.filter { $0.value.remaining == 0 }.sorted { $0.key < $1.key }
-        let count = finished.reduce(0) { $0 + $1.value.item.count }
+        let count = finished.reduce(0) { $0 + running[$1]!.item.count }
         guard count > 0, count >= limits.decoding || !waitingForOthers else { return }
+        finished.sort()
         var rows = 0
-        for (key, done) in finished where rows < limits.decoding {
+        while rows < limits.decoding, !finished.isEmpty, let done = running.removeValue(forKey: finished.removeFirst())
+        {
             rows += done.item.count
-            running[key] = nil
             finish(done)
         }
         departures.leave()
@@ -395,7 +399,7 @@ extension CoreStage {
         outcome.core.depths = Data(done.depths)
         outcome.core.distributions = done.distributions.flatMap(\.self)
         let tensor = done.exits.withUnsafeBufferPointer { Tensor(floats: $0) }
-        let onward = departures.onward(done.item)
+        let onward = done.item.work.onward
         departures.add(done.item, Outcome(outcome, tensor: tensor), decidingNS: done.deciding, to: onward.coda) {
             $0.coda = onward.codaWork
         }

@@ -67,11 +67,15 @@ public struct Admission {
     }
 
     public func refuse(_ work: Work, _ code: ErrorCode, _ message: String) -> Answer {
-        var outcome = Self.reply(to: work)
+        post(Self.failure(of: work, code, message))
+        return .answered
+    }
+
+    static func failure(of work: Work, _ code: ErrorCode, _ message: String) -> Outcome {
+        var outcome = reply(to: work)
         outcome.failure.code = code.rawValue
         outcome.failure.message = message
-        post(Outcome(outcome))
-        return .answered
+        return Outcome(outcome)
     }
 
     /// An outcome addressed like the item.

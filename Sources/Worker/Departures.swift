@@ -17,7 +17,6 @@ public struct Departures {
     private let post: OutcomeSink
     private let handOver: HandOver
     private var finished: [Departure] = []
-    private var ways = Ways()
 
     private struct Departure {
         let item: AdmittedItem
@@ -32,9 +31,6 @@ public struct Departures {
         self.post = post
         self.handOver = handOver
     }
-
-    /// Where the Router lets the item's rows go from worker to worker; empty where it does not.
-    public mutating func onward(_ item: AdmittedItem) -> Anira_Worker_V1_Onward { ways.onward(item.work.item) }
 
     /// An item is computed. decidingNS: how much of its time went into choosing depths. change: makes of a copy of the item
     /// what `peer`, where there is one, is to do with the outcome's rows, or with the token drawn from them.

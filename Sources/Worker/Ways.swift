@@ -5,11 +5,11 @@ import Proto
 struct Ways {
     private var known: [UInt64: (bytes: Data, onward: Anira_Worker_V1_Onward)] = [:]
 
-    /// Empty where the item has none, or none that can be read: its result then takes the rows to the Router.
-    mutating func onward(_ item: Anira_Worker_V1_WorkItem) -> Anira_Worker_V1_Onward {
+    /// Empty where the item has none. Throws where its bytes are no `Onward`.
+    mutating func onward(_ item: Anira_Worker_V1_WorkItem) throws -> Anira_Worker_V1_Onward {
         guard !item.onward.isEmpty else { return .init() }
         if let way = known[item.request], way.bytes == item.onward { return way.onward }
-        let onward = (try? Anira_Worker_V1_Onward(serializedBytes: item.onward)) ?? .init()
+        let onward = try Anira_Worker_V1_Onward(serializedBytes: item.onward)
         if known.count >= 1024 { known.removeAll() }
         known[item.request] = (item.onward, onward)
         return onward

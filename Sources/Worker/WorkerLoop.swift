@@ -19,6 +19,7 @@ struct WorkerLoop: ~Copyable {
     private let peers: Peers
     private let routingID: String
     private var cancelled = Cancelled()
+    private var ways = Ways()
     /// Results that the Router did not take yet.
     private var unsent: [Outcome] = []
     private let stage: any Stage
@@ -210,7 +211,7 @@ struct WorkerLoop: ~Copyable {
 
     /// Work from another worker. What was meant for an earlier process of this name is not this one's: the Router
     /// knows, and hands it out again.
-    private func takeHandedOver(_ frames: [Frame]) {
+    private mutating func takeHandedOver(_ frames: [Frame]) {
         guard frames.count >= 3, frames[0].bytes == workerProtocolTag,
             frames[1].bytes == [WorkerCommand.work.rawValue]
         else {
@@ -229,8 +230,15 @@ struct WorkerLoop: ~Copyable {
         }
     }
 
-    private func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) throws {
-        for work in try readWork(batch, tensors, taken: monotonicNanoseconds())
-        where !cancelled.contains(work.item.request, attempt: work.item.attempt) { stage.admit(work) }
+    private mutating func takeWork(_ batch: Anira_Worker_V1_WorkBatch, _ tensors: ArraySlice<Frame>) throws {
+        for var work in try readWork(batch, tensors, taken: monotonicNanoseconds())
+        where !cancelled.contains(work.item.request, attempt: work.item.attempt) {
+            do {
+                work.onward = try ways.onward(work.item)
+                stage.admit(work)
+            } catch {
+                outbox.post(Admission.failure(of: work, .internal, "malformed work: its way onward: \(error)"))
+            }
+        }
     }
 }

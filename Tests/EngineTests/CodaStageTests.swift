@@ -47,7 +47,9 @@ struct CodaStageTests {
         change(&item, &onward)
         item.onward = try onward.serializedData()
         let floats = (0..<model.hiddenSize).map { Float($0 % 7) - 3 }
-        stage.admit(Work(item, tensor: floats.withUnsafeBufferPointer { Tensor(floats: $0) }))
+        var work = Work(item, tensor: floats.withUnsafeBufferPointer { Tensor(floats: $0) })
+        work.onward = onward
+        stage.admit(work)
         while stage.pending > 0, stage.step() {}
         return seen
     }

@@ -63,7 +63,7 @@ import Testing
         expectSame { attention.together(rows, counts: (0..<queries).map { Int32(70 - $0) }) }
     }
 
-    @Test(arguments: [0, 1, 7, 8, 9, 1000])
+    @Test(arguments: [0, 1, 7, 8, 9, 1000, 1007, 1008, 2047, 4112])
     func `checksums agree, whole or in parts`(length: Int) {
         var random = SplitMix(state: 1)
         let bytes = (0..<length).map { _ in UInt8.random(in: 0...255, using: &random) }
