@@ -130,7 +130,7 @@ public final class CoreStage: Stage {
             figures.rows += rows.count
             leave(decide())
         }
-        handOver(waitingForOthers: moved && isFull)
+        handOver(mayWait: moved)
         return moved || pending < before
     }
 }
@@ -361,14 +361,12 @@ extension CoreStage {
         }
     }
 
-    /// Whether rows that decode fill the matrix, or will with those that wait.
-    private var isFull: Bool { waiting.rowCount >= decodingRoom }
-
-    /// Items whose rows have all left go on together, as many as fill a matrix of the next stage; where fewer have, they wait
-    /// if there are others to wait for (docs/architecture.md, "Scheduling").
-    private func handOver(waitingForOthers: Bool) {
+    /// Items whose rows have all left go on together: as many rows as fill a matrix of the next stage, or more than are still
+    /// on their way through this one (docs/architecture.md, "Scheduling").
+    private func handOver(mayWait: Bool) {
         let count = finished.reduce(0) { $0 + running[$1]!.item.count }
-        guard count > 0, count >= limits.decoding || !waitingForOthers else { return }
+        let onTheirWay = rows.count { !$0.isPrompt } + waiting.rowCount
+        guard count > 0, count >= limits.decoding || count > onTheirWay || !mayWait else { return }
         finished.sort()
         var rows = 0
         while rows < limits.decoding, !finished.isEmpty, let done = running.removeValue(forKey: finished.removeFirst())

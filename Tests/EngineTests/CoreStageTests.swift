@@ -89,16 +89,19 @@ struct CoreStageTests {
         #expect(answers.count == 14)
     }
 
-    @Test("While the matrix is full, finished rows go on as many together as fill the next one")
-    func leavingTogether() {
+    @Test(
+        "Finished rows go on as many together as fill the next matrix, or more than still run",
+        arguments: [
+            ([1, 1, 3, 3, 3, 3, 3, 3], [0, 0, 4, 4, 4, 8]), ([1, 2, 4], [0, 2, 2, 3]), ([1, 3], [0, 0, 2]),
+        ])
+    func leavingTogether(_ depths: [Int], _ answered: [Int]) {
         // Four rows fit.
-        for (session, depth) in zip(1...8, [1, 1, 3, 3, 3, 3, 3, 3]) { admit(UInt64(session), 0..<1, depth: depth) }
-        let answered = (0..<6).map { _ in
-            _ = stage.step()
-            return seen.outcomes.count
+        for (session, depth) in zip(1..., depths) { admit(UInt64(session), 0..<1, depth: depth) }
+        for count in answered {
+            #expect(stage.step())
+            #expect(seen.outcomes.count == count)
         }
-        #expect(answered == [0, 0, 4, 6, 6, 8])
-        #expect(seen.outcomes.map(\.request) == Array(1...8))
+        #expect(seen.outcomes.map(\.request) == Array(1...UInt64(depths.count)))
         #expect(stage.pending == 0)
     }
 
