@@ -51,8 +51,6 @@ public final class CoreStage: Stage {
     private var running: [Int: Running] = [:]
     /// The chunk of which some rows have joined, and how many. It is the first that waits.
     private var joining: (item: Int, rows: Int)?
-    /// Items whose rows have all left.
-    private var finished: [Int] = []
     /// Memory had no room for the chunk whose turn it is.
     private var chunkWaits = false
     private var nextItem = 0
@@ -252,7 +250,6 @@ extension CoreStage {
         let gone = running.filter { matches($0.value.item) }
         guard !gone.isEmpty else { return }
         if let (item, _) = joining, gone[item] != nil { joining = nil }
-        finished.removeAll { gone[$0] != nil }
         for row in rows.indices.reversed() where gone[rows[row].item] != nil { removeRow(row) }
         for (key, value) in gone {
             running[key] = nil
@@ -355,7 +352,6 @@ extension CoreStage {
             running[leaver.item]!.remaining -= 1
             if running[leaver.item]!.remaining == 0 {
                 running[leaver.item]!.deciding = deciding - running[leaver.item]!.decidingBefore
-                finished.append(leaver.item)
             }
             removeRow(row)
         }
@@ -364,14 +360,14 @@ extension CoreStage {
     /// Items whose rows have all left go on together: as many rows as fill a matrix of the next stage, or more than are still
     /// on their way through this one (docs/architecture.md, "Scheduling").
     private func handOver(mayWait: Bool) {
-        let count = finished.reduce(0) { $0 + running[$1]!.item.count }
+        let finished = running.filter { $0.value.remaining == 0 }.sorted { $0.key < $1.key }
+        let count = finished.reduce(0) { $0 + $1.value.item.count }
         let onTheirWay = rows.count { !$0.isPrompt } + waiting.rowCount
         guard count > 0, count >= limits.decoding || count > onTheirWay || !mayWait else { return }
-        finished.sort()
-        var rows = 0
-        while rows < limits.decoding, !finished.isEmpty, let done = running.removeValue(forKey: finished.removeFirst())
-        {
-            rows += done.item.count
+        var leaving = 0
+        for (key, done) in finished where leaving < limits.decoding {
+            leaving += done.item.count
+            running[key] = nil
             finish(done)
         }
         departures.leave()
