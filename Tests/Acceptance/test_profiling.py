@@ -27,10 +27,10 @@ def answers(endpoint, prompts, **more):
 def test_a_trace_opens_as_json_and_follows_every_item_through_all_processes(model, prompts, tmp_path):
     trace = tmp_path / "trace.json"
     with Suite(model.path, tmp_path / "suite", cores=2, options=("--trace", str(trace))) as suite:
-        with Dealer(suite.endpoint) as client:
+        answers(suite.endpoint, prompts)
+        with Dealer(suite.endpoint) as client:  # after the answers: whoever has worked is registered
             stages = client.one({"status": {}}).content["stages"]
         pids = {worker["name"]: worker["pid"] for stage in stages for worker in stage["workers"]}
-        answers(suite.endpoint, prompts)
     events = json.loads(trace.read_text())
     names = {e["args"]["name"]: e["pid"] for e in events if e["name"] == "process_name"}
     assert {n: p for n, p in names.items() if n != "router"}.items() <= pids.items()
