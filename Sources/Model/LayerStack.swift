@@ -51,8 +51,7 @@ public struct CacheView {
 public final class LayerStack {
     private struct Layer {
         let inputNorm: [Float]  // [H]
-        let wq: PackedMatrix  // [heads·D, H]
-        let wkv: PackedMatrix  // [2W, H], keys then values
+        let wkvq: PackedMatrix  // [2W + heads·D, H]: keys, values, queries
         let wo: PackedMatrix  // [H, heads·D]
         let postNorm: [Float]  // [H]
         let gateUp: PackedMatrix  // [I, H] twice, interleaved
@@ -63,8 +62,7 @@ public final class LayerStack {
     private let configuration: ModelConfiguration
     private let rope: RotaryTable
     private let x = Scratch()  // [M, H] normed input
-    private let q = Scratch()  // [M, heads·D]
-    private let kv = Scratch()  // [M, 2W]
+    private let kvq = Scratch()  // [M, 2W + heads·D]
     private let attended = Scratch()  // [M, heads·D]
     private let inner = Scratch()  // [M, I]
     private let scratch = Scratch()  // of attention
@@ -73,7 +71,7 @@ public final class LayerStack {
     public var count: Int { layers.count }
     /// Bytes of weights that one pass reads.
     public var weightBytes: Int {
-        layers.reduce(0) { $0 + $1.wq.bytes + $1.wkv.bytes + $1.wo.bytes + $1.gateUp.bytes + $1.down.bytes }
+        layers.reduce(0) { $0 + $1.wkvq.bytes + $1.wo.bytes + $1.gateUp.bytes + $1.down.bytes }
     }
 
     /// Loads `{part}.layers.{0..<count}` of the checkpoint.
@@ -86,10 +84,11 @@ public final class LayerStack {
             let base = "\(part).layers.\(index)"
             let keys = try checkpoint.floats("\(base).self_attn.k_proj.weight", w, h)
             let values = try checkpoint.floats("\(base).self_attn.v_proj.weight", w, h)
+            let queries = try checkpoint.floats("\(base).self_attn.q_proj.weight", h, h)
             return Layer(
                 inputNorm: try checkpoint.floats("\(base).input_layernorm.weight", h),
-                wq: try checkpoint.matrix("\(base).self_attn.q_proj.weight", outputs: h, inputs: h),
-                wkv: PackedMatrix(keys + values, outputs: 2 * w, inputs: h, format: checkpoint.weights),
+                wkvq: PackedMatrix(
+                    keys + values + queries, outputs: 2 * w + h, inputs: h, format: checkpoint.weights),
                 wo: try checkpoint.matrix("\(base).self_attn.o_proj.weight", outputs: h, inputs: h),
                 postNorm: try checkpoint.floats("\(base).post_attention_layernorm.weight", h),
                 gateUp: PackedMatrix(
@@ -110,16 +109,29 @@ public final class LayerStack {
 
     /// Writes only the keys and values of layer `index` for h [M, H]: the entry of an exit state.
     func project(_ h: UnsafePointer<Float>, rows m: Int, layer index: Int, cache: CacheView) {
-        let c = configuration
-        let w = c.keyValueSize
-        let x = x.floats(m * c.hiddenSize)
-        let kv = kv.floats(m * 2 * w)
+        let outputs = 2 * configuration.keyValueSize
+        let kv = kvq.floats(m * outputs)
+        project(h, rows: m, layer: index, outputs: outputs, into: kv)
+        cacheKeysAndValues(kv, rows: m, apart: outputs, layer: index, cache)
+    }
+
+    /// The first `outputs` of keys, values and queries, kvq [M, outputs], before their rotation.
+    private func project(
+        _ h: UnsafePointer<Float>, rows m: Int, layer index: Int, outputs: Int, into kvq: UnsafeMutablePointer<Float>
+    ) {
+        let x = x.floats(m * configuration.hiddenSize)
         norm(h, layers[index].inputNorm, m, into: x)
-        layers[index].wkv.multiply(x, rows: m, into: kv)
+        layers[index].wkvq.multiply(x, rows: m, outputs: outputs, into: kvq)
+    }
+
+    /// kv: M rows that begin with keys and values [2W], `apart` floats from one to the next. Rotates the keys in place.
+    private func cacheKeysAndValues(
+        _ kv: UnsafeMutablePointer<Float>, rows m: Int, apart: Int, layer index: Int, _ cache: CacheView
+    ) {
+        let (w, size) = (configuration.keyValueSize, anira_cached_size(cache.type))
         for row in 0..<m {
-            let pair = kv + row * 2 * w
-            rope.rotate(pair, heads: c.numKeyValueHeads, position: cache.positions[row])
-            let size = anira_cached_size(cache.type)
+            let pair = kv + row * apart
+            rope.rotate(pair, heads: configuration.numKeyValueHeads, position: cache.positions[row])
             let place = cache.arena + Int(cache.writes[row]) * cache.stride + index * 2 * w * size
             anira_store_cached(cache.type, pair, Int32(2 * w), place)
         }
@@ -128,11 +140,12 @@ public final class LayerStack {
     private func attention(_ h: UnsafeMutablePointer<Float>, _ m: Int, _ index: Int, _ cache: CacheView) {
         let c = configuration
         let (width, w, d) = (c.hiddenSize, c.keyValueSize, c.headSize)
-        project(h, rows: m, layer: index, cache: cache)  // leaves the normed input in x
-        let q = q.floats(m * width)
-        layers[index].wq.multiply(x.floats(m * width), rows: m, into: q)
+        let apart = 2 * w + width
+        let kvq = kvq.floats(m * apart)
+        project(h, rows: m, layer: index, outputs: apart, into: kvq)
+        cacheKeysAndValues(kvq, rows: m, apart: apart, layer: index, cache)
+        let q = kvq + 2 * w
         let attended = attended.floats(m * width)
-        for row in 0..<m { rope.rotate(q + row * width, heads: c.numAttentionHeads, position: cache.positions[row]) }
         let split = Split(cache, rows: m, heads: c.numKeyValueHeads, width: width)
         let room = anira_attention_scratch(
             Int32(m), Int32(c.numAttentionHeads), Int32(c.numKeyValueHeads), Int32(split.longest), Int32(d))
@@ -144,6 +157,10 @@ public final class LayerStack {
                 parallel(split.parts) { part in
                     let heads = split.heads(part)
                     let (offset, place) = (heads.lowerBound * shared * d, index * 2 * w + heads.lowerBound * d)
+                    for row in split.rows(part) {
+                        rope.rotate(
+                            q + row * apart + offset, heads: heads.count * shared, position: cache.positions[row])
+                    }
                     var row = split.rows(part).lowerBound
                     let end = split.rows(part).upperBound
                     while row < end {
@@ -151,7 +168,7 @@ public final class LayerStack {
                         var rows = anira_cache(
                             type: cache.type, rows: cache.arena, stride: cache.stride, keys: place, values: place + w)
                         anira_attention(
-                            q + row * width + offset, Int32(width), counts.baseAddress! + row, Int32(next - row), &rows,
+                            q + row * apart + offset, Int32(apart), counts.baseAddress! + row, Int32(next - row), &rows,
                             visible.baseAddress! + cache.starts[row],
                             next < end ? visible.baseAddress! + cache.starts[next] : nil, next < end ? counts[next] : 0,
                             Int32(heads.count * shared), Int32(heads.count), Int32(d), scale, scratch + part * room,

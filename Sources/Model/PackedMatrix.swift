@@ -72,9 +72,14 @@ public final class PackedMatrix: @unchecked Sendable {  // written in init only
         anira_release(scales, scaleCount)
     }
 
-    /// y [rows, outputs] = x [rows, inputs] · Wᵀ
-    public func multiply(_ x: UnsafePointer<Float>, rows: Int, into y: UnsafeMutablePointer<Float>) {
-        withUnsafePointer(to: matrix) { anira_matmul(x, Int32(inputs), $0, Int32(rows), y, Int32(outputs)) }
+    /// y [rows, outputs] = x [rows, inputs] · Wᵀ. outputs: only the first so many, all of them where none are given.
+    public func multiply(
+        _ x: UnsafePointer<Float>, rows: Int, outputs: Int? = nil, into y: UnsafeMutablePointer<Float>
+    ) {
+        var matrix = matrix
+        precondition(outputs ?? self.outputs <= self.outputs)
+        matrix.n = Int32(outputs ?? self.outputs)
+        anira_matmul(x, Int32(inputs), &matrix, Int32(rows), y, matrix.n)
     }
 
     /// y += x · Wᵀ

@@ -67,6 +67,21 @@ import Testing
         }
     }
 
+    @Test(arguments: anira_format.all)
+    func `the first outputs of a matrix are a matrix`(format: anira_format) {
+        let (n, k) = (100, 33)
+        let packed = Packed(values(n * k, seed: 1), n: n, k: k, format)
+        for m in [1, 3, 7, 20] {
+            let x = values(m * k, seed: 2)
+            let whole = Product.all[0](x, packed, rows: m, into: [Float](repeating: 0, count: m * n))
+            for few in [1, 16, 37, 99] {
+                let y = Product.all[0](x, packed.first(few), rows: m, into: [Float](repeating: 0, count: m * few))
+                let expected = (0..<m).flatMap { row($0, of: whole, width: n)[..<few] }
+                #expect(bits(y) == bits(expected), "m \(m) of \(few)")
+            }
+        }
+    }
+
     /// To the nearest bf16, halves to even; zero where no normal float is less.
     private func brief(_ values: [Float]) -> [Float] {
         values.map { value in

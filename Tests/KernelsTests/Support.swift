@@ -24,7 +24,7 @@ struct Packed {
     let panels: [UInt8]
     let scales: [Float]
     let format: anira_format
-    let n: Int
+    private(set) var n: Int
     let k: Int
 
     /// The panels of an f32 matrix.
@@ -36,6 +36,13 @@ struct Packed {
 
     init(gate: [Float], up: [Float], n: Int, k: Int, _ format: anira_format = ANIRA_F32) {
         self.init(format, n, k, matrices: 2) { anira_pack_pair(format, gate, up, Int32(n), Int32(k), $0, $1) }
+    }
+
+    /// Only the first `outputs`, in the same panels.
+    func first(_ outputs: Int) -> Packed {
+        var few = self
+        few.n = outputs
+        return few
     }
 
     private init(

@@ -28,7 +28,8 @@ int anira_kernels_select(const char *name);
 // input above. int8: [k / 2, rounded up][16][2] bytes, and a scale for each output: w = byte * scale.
 typedef enum { ANIRA_F32, ANIRA_BF16, ANIRA_INT8 } anira_format;
 
-// Weights [n, k], or gate and up [n, k] each, the panels of the one before those of the other.
+// Weights [n, k], or gate and up [n, k] each, the panels of the one before those of the other. With a smaller n it is the first
+// outputs of a matrix (not of a pair).
 typedef struct {
     anira_format format;
     int n, k;
