@@ -15,8 +15,18 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
         var kind = Kind.put
         var completion: @Sendable (KVStoreError?) -> Void
 
-        enum Kind: Sendable { case put, drop, collect(keepBytes: Int, keepAgeMS: UInt64, spare: Set<UInt64>) }
+        enum Kind: Sendable { case put, drop, collect(Collection) }
         var bytes: Int { records.reduce(256) { $0 + $1.value.count } }
+    }
+
+    /// Which unnamed sessions go: those over the age, then the oldest over the bytes; none that may be at work.
+    struct Collection: Sendable {
+        var keepBytes: Int
+        var keepAgeMS: UInt64
+        var resident: Set<UInt64>
+        /// At work until they have not been written for so long.
+        var evicted: Set<UInt64>
+        var evictedAgeMS: UInt64
     }
 
     /// Counts since start.
@@ -25,7 +35,6 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
         var records = 0
         var fallbacks = 0
         var rawBytes = 0
-        var slowestMicros = 0.0
     }
 
     private static let mostWaitingBytes = 256 << 20
@@ -41,6 +50,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     private var waitingBytes = 0
     private var pending: [UInt64: Int] = [:]
     private var failed: Set<UInt64> = []
+    private var failedDrops: [UInt64] = []
     private var stopping = false
     private var ended = false
     private var counts = Figures()
@@ -89,6 +99,14 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
     /// True once after a write of the session failed: what is resident has no complete copy.
     func takeFailure(_ session: UInt64) -> Bool { condition.withLock { failed.remove(session) != nil } }
 
+    /// Sessions whose drop failed since the last call.
+    func takeFailedDrops() -> [UInt64] {
+        condition.withLock {
+            defer { failedDrops.removeAll() }
+            return failedDrops
+        }
+    }
+
     var figures: Figures { condition.withLock { counts } }
 
     /// Commits what waits, then ends the thread.
@@ -110,7 +128,6 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
 
     /// Only by whoever set `busy`.
     private func commit(_ batch: [Write]) {
-        let start = DispatchTime.now().uptimeNanoseconds
         var failure: KVStoreError?
         var figures = Figures()
         do {
@@ -125,7 +142,7 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
             failure = KVStoreError(.system, "write to (\(error))", path: environment.path)
         }
         for write in batch { write.completion(failure) }
-        finish(batch, failure, figures, micros: Double(DispatchTime.now().uptimeNanoseconds - start) / 1000)
+        finish(batch, failure, figures)
     }
 
     private func next() -> [Write]? {
@@ -144,12 +161,17 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
         }
     }
 
-    private func finish(_ batch: [Write], _ failure: KVStoreError?, _ figures: Figures, micros: Double) {
+    private func finish(_ batch: [Write], _ failure: KVStoreError?, _ figures: Figures) {
         condition.withLock {
             for write in batch {
                 let left = (pending[write.session] ?? 1) - 1
                 pending[write.session] = left == 0 ? nil : left
-                if failure != nil { failed.insert(write.session) }
+                guard failure != nil else { continue }
+                switch write.kind {
+                case .put: failed.insert(write.session)
+                case .drop: failedDrops.append(write.session)
+                case .collect: break  // the next one has the same to do
+                }
             }
             busy = false
             if failure == nil {
@@ -157,7 +179,6 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
                 counts.records += figures.records
                 counts.fallbacks += figures.fallbacks
                 counts.rawBytes += figures.rawBytes
-                counts.slowestMicros = max(counts.slowestMicros, micros)
             }
             // Waking the writer for nothing would cost more than the commit did.
             if sleepers > 0 || !waiting.isEmpty || stopping { condition.broadcast() }
@@ -179,7 +200,7 @@ extension CommitQueue {
         switch write.kind {
         case .put: try put(write, txn, &figures)
         case .drop: try Self.delete(write.session, txn)
-        case .collect(let bytes, let age, let spare): try collect(bytes, age, spare, txn)
+        case .collect(let collection): try collect(collection, txn)
         }
     }
 
@@ -193,7 +214,7 @@ extension CommitQueue {
             let removed = try txn.deleteRange("kv", from: Key.position(write.session, from)) {
                 Key.parse($0)?.session == write.session
             }
-            stored.bytes -= removed.bytes - removed.count * Key.recordBytes
+            stored.bytes = max(0, stored.bytes - removed.bytes + removed.count * Key.recordBytes)
         }
         for record in write.records {
             if try txn.put("kv", record.key, record.value, appending: true) == .inserted { figures.fallbacks += 1 }
@@ -217,18 +238,17 @@ extension CommitQueue {
         try txn.delete("sessions", Key.session(session))
     }
 
-    /// Unnamed sessions over the age, then the oldest over the byte budget.
-    private func collect(
-        _ keepBytes: Int, _ keepAgeMS: UInt64, _ spare: Set<UInt64>, _ txn: borrowing Transaction
-    ) throws {
-        for id in try Self.collectable(keepBytes, keepAgeMS, now: clock(), txn) where !spare.contains(id) {
-            try Self.delete(id, txn)
+    private func collect(_ c: Collection, _ txn: borrowing Transaction) throws {
+        for (id, age) in try Self.collectable(c.keepBytes, c.keepAgeMS, now: clock(), txn) {
+            let mayBeAtWork = c.resident.contains(id) || (c.evicted.contains(id) && age <= c.evictedAgeMS)
+            if !mayBeAtWork { try Self.delete(id, txn) }
         }
     }
 
+    /// Unnamed sessions over the age, then the oldest over the bytes, and for how many milliseconds none was written.
     static func collectable(
         _ keepBytes: Int, _ keepAgeMS: UInt64, now: UInt64, _ txn: borrowing Transaction
-    ) throws -> [UInt64] {
+    ) throws -> [(id: UInt64, age: UInt64)] {
         var unnamed: [(id: UInt64, session: StoredSession)] = []
         try txn.scan("sessions", from: []) { key, value in
             if key.count == 8, let session = StoredSession(value), session.info.name.isEmpty {
@@ -239,9 +259,9 @@ extension CommitQueue {
         unnamed.sort { $0.session.updated > $1.session.updated }
         var kept = 0
         return unnamed.compactMap { id, session in
-            kept += session.bytes
+            kept = min(kept + session.bytes, StoredSession.mostBytes)
             let age = now > session.updated ? now - session.updated : 0
-            return age > keepAgeMS || kept > keepBytes ? id : nil
+            return age > keepAgeMS || kept > keepBytes ? (id, age) : nil
         }
     }
 }

@@ -239,7 +239,7 @@ public final class KVInspector {
         return try inspector.environment.write { txn in
             let age = UInt64(max(0, ageSeconds) * 1000)
             let ids = try CommitQueue.collectable(keepBytes, age, now: now, txn)
-            for id in ids { try CommitQueue.delete(id, txn) }
+            for (id, _) in ids { try CommitQueue.delete(id, txn) }
             return ids.count
         }
     }

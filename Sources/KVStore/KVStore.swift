@@ -20,6 +20,8 @@ public struct KVStoreConfiguration: Sendable {
     /// that grows, each commit waits for the system to find new ones.
     public var keepBytes = 16 << 20
     public var keepAgeMS: UInt64 = 24 * 3600 * 1000
+    /// How long a session that left memory for others is kept in any case: its request may still run.
+    public var evictedAgeMS: UInt64 = 600 * 1000
     /// Unix milliseconds, for the sessions' stamps.
     public var clock: @Sendable () -> UInt64 = { UInt64(Date().timeIntervalSince1970 * 1000) }
 
@@ -54,7 +56,6 @@ public struct KVStatistics: Sendable, Codable {
     public var records = 0
     /// Puts that could not append.
     public var fallbacks = 0
-    public var slowestCommitMicros = 0.0
     public var mapUsedRatio = 0.0
 }
 
@@ -172,11 +173,6 @@ public final class KVStore {
         resident.appendEntry(resident.sessions[id]!, position: position)
     }
 
-    /// Entries of a position.
-    public func entryCount(session id: UInt64, position: Int) -> Int {
-        resident.sessions[id].map { Int($0.counts[position]) } ?? 0
-    }
-
     /// Resident positions; nil when the session is not resident.
     public func length(session id: UInt64) -> Int? { resident.sessions[id]?.length }
 
@@ -253,18 +249,21 @@ public final class KVStore {
         return writer.figures.rawBytes - writtenWhenCollected > configuration.keepBytes / 2
     }
 
-    /// From time to time: frees dead readers' slots and collects unnamed sessions over their budget. It reads every session's
-    /// record.
+    /// From time to time: frees dead readers' slots, tries drops that failed again, and collects unnamed sessions over their
+    /// budget. It reads every session's record.
     public func housekeeping() {
         guard let environment, let writer else { return }
         writtenWhenCollected = writer.figures.rawBytes
         environment.checkReaders()
-        let collect = CommitQueue.Write.Kind.collect(
-            keepBytes: configuration.keepBytes, keepAgeMS: configuration.keepAgeMS,
-            spare: Set(resident.sessions.keys))
+        for session in writer.takeFailedDrops() { drop(session: session) }
         writer.submit([
             CommitQueue.Write(
-                session: .max, info: SessionInfo(name: "", request: ""), kind: collect, completion: { _ in })
+                session: .max, info: SessionInfo(name: "", request: ""),
+                kind: .collect(
+                    CommitQueue.Collection(
+                        keepBytes: configuration.keepBytes, keepAgeMS: configuration.keepAgeMS,
+                        resident: Set(resident.sessions.keys), evicted: resident.evicted,
+                        evictedAgeMS: configuration.evictedAgeMS)), completion: { _ in })
         ])
     }
 
@@ -279,7 +278,6 @@ public final class KVStore {
             s.commits = figures.commits
             s.records = figures.records
             s.fallbacks = figures.fallbacks
-            s.slowestCommitMicros = figures.slowestMicros
         }
         s.mapUsedRatio = environment?.mapUsedRatio ?? 0
         return s

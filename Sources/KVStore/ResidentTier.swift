@@ -61,6 +61,8 @@ struct ResidentTier: ~Copyable {
     private var clock: UInt64 = 0
     private(set) var sessions: [UInt64: Session] = [:]
     private(set) var evictions = 0
+    /// Unnamed sessions that made room for others: they may come back, until they are removed.
+    private(set) var evicted: Set<UInt64> = []
 
     /// budget: bytes of rows; address space only until they are used.
     init(shape: CacheShape, type: StoredType, budget: Int) throws {
@@ -80,7 +82,6 @@ struct ResidentTier: ~Copyable {
 
     var freeRows: Int { capacity - untouched + free.count - reserved }
     var usedRows: Int { untouched - free.count }
-    var openSessions: Bool { sessions.values.contains { $0.openCount > 0 } }
 
     mutating func touch(_ id: UInt64) -> Session? {
         clock += 1
@@ -92,6 +93,7 @@ struct ResidentTier: ~Copyable {
         clock += 1
         session.lastUse = clock
         sessions[id] = session
+        evicted.remove(id)
     }
 
     /// Appends `count` open positions. Drops least recently used sessions for room; `mayDrop` says which may go.
@@ -112,6 +114,7 @@ struct ResidentTier: ~Copyable {
             guard let oldest else { return false }
             remove(oldest.key)
             evictions += 1
+            if oldest.value.info.name.isEmpty { evicted.insert(oldest.key) }
         }
         return true
     }
@@ -155,6 +158,7 @@ struct ResidentTier: ~Copyable {
     }
 
     mutating func remove(_ id: UInt64) {
+        evicted.remove(id)
         guard let session = sessions.removeValue(forKey: id) else { return }
         truncate(session, to: 0)
     }

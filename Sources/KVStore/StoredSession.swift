@@ -34,6 +34,8 @@ public struct StoredSession: Sendable, Equatable {
     public var bytes: Int
 
     static let headerBytes = 32
+    /// More than a map holds: a record that says more is damaged.
+    static let mostBytes = 1 << 56
 
     func encoded() -> [UInt8] {
         let name = Array(info.name.utf8.prefix(255))
@@ -53,7 +55,7 @@ public struct StoredSession: Sendable, Equatable {
             UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
         }
         length = Int(UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4, as: UInt32.self)))
-        (created, updated, bytes) = (number(8), number(16), Int(clamping: number(24)))
+        (created, updated, bytes) = (number(8), number(16), min(Int(clamping: number(24)), Self.mostBytes))
         let split = Self.headerBytes + Int(raw[1])
         info = SessionInfo(
             name: String(decoding: raw[Self.headerBytes..<split], as: UTF8.self),

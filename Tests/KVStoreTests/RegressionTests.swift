@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 import Testing
 
 @testable import KVStore
@@ -157,5 +158,93 @@ import Testing
         store.close()
         try edit(path) { try $0.put("sessions", Key.session(1), [9, 9, 9]) }
         #expect(try KVInspector(path: path).verify().problems.map(\.key) == [hex(Key.session(1))])
+    }
+
+    /// The collector spared only sessions in memory: with more at work than fit there, those that had left it for room were
+    /// removed between two tokens and had to be replayed.
+    @Test func aSessionThatMadeRoomIsNotCollectedUntilItIsReleased() throws {
+        let now = Atomic<UInt64>(0)
+        var configuration = configuration(path, rows: 16)
+        configuration.keepBytes = 0
+        configuration.clock = { now.load(ordering: .relaxed) }
+        let store = try KVStore(configuration)
+        func collect() {
+            store.settle()
+            store.housekeeping()
+            store.settle()
+        }
+        for session in UInt64(1)...3 {
+            try store.write(session, [4, 4])
+            store.settle()
+        }
+        #expect(store.length(session: 1) == nil)
+        collect()
+        #expect(try store.resume(1, at: 2) == .ready)
+        #expect(store.length(session: 2) == nil)
+        store.release(session: 1)
+        store.release(session: 2)
+        collect()
+        #expect(try store.resume(1, at: 2) == .needContext(from: 0))
+        #expect(try store.resume(2, at: 2) == .needContext(from: 0))
+
+        // Its release may be lost with a connection.
+        try store.write(4, [4, 4])
+        store.settle()
+        try store.write(5, [4, 4])
+        store.settle()
+        #expect(store.length(session: 3) == nil)
+        now.store(configuration.evictedAgeMS + 1, ordering: .relaxed)
+        collect()
+        store.close()
+        #expect(try storedKeys(path).map { $0[0] } == [4, 4, 5, 5])
+    }
+
+    /// Sizes in session records, which have no checksum, were believed: less than nothing, and more than there can be, ended
+    /// the process.
+    @Test func whatASessionRecordSaysOfItsSizeDoesNotEndTheProcess() async {
+        await #expect(processExitsWith: .success) { [path = folder.path as String] in
+            let first = try KVStore(configuration(path))
+            try first.write(1, [1, 1, 1, 1])
+            first.close()
+            try edit(path) { txn in
+                try txn.put("sessions", Key.session(1), [9, 9, 9])
+                for session in UInt64(2)...4 {
+                    let record = StoredSession(info: info(), length: 1, created: 0, updated: 0, bytes: .max)
+                    try txn.put("sessions", Key.session(session), record.encoded())
+                }
+            }
+            let second = try KVStore(configuration(path))
+            try second.write(1, at: 1, [1])
+            try second.write(2, [1])
+            second.settle()
+            second.housekeeping()
+            second.close()
+            #expect(try KVInspector.collect(path: path, keepBytes: 1 << 20, ageSeconds: 1e9) >= 0)
+        }
+    }
+
+    /// A drop whose commit failed was forgotten: the session's name was gone, its records stayed.
+    @Test(.enabled(if: geteuid() == 0)) func aDropThatFailsIsTriedAgain() throws {
+        let disk = "\(folder.path)/disk"
+        try FileManager.default.createDirectory(atPath: disk, withIntermediateDirectories: true)
+        _ = try tool("mount", "-t", "tmpfs", "-o", "size=1m", "none", disk)
+        defer { _ = try? tool("umount", "-l", disk) }
+        let store = try KVStore(configuration("\(disk)/core-0"))
+        try store.write(1, [4, 4], name: "tea")
+        store.settle()
+        let ballast = "\(disk)/ballast"
+        let file = open(ballast, O_WRONLY | O_CREAT, 0o600)
+        while write(file, [UInt8](repeating: 0, count: 4096), 4096) == 4096 {}
+        close(file)
+        let done = Completions()
+        store.drop(session: 1) { done.note(1, $0) }
+        store.settle()
+        try #require(done.errors == [.full])
+        store.housekeeping()
+        store.settle()
+        try FileManager.default.removeItem(atPath: ballast)
+        store.housekeeping()
+        store.close()
+        #expect(try storedKeys("\(disk)/core-0").isEmpty)
     }
 }

@@ -12,7 +12,6 @@ import Testing
         try store.write(7, entries)
         #expect(store.shows(7, entries))
         #expect(store.length(session: 7) == 5)
-        #expect(store.entryCount(session: 7, position: 1) == 4)
         #expect(store.length(session: 8) == nil)
     }
 
