@@ -37,7 +37,7 @@ public final class DeciderStage: Stage {
         let fits =
             decider.tokens.count == work.item.count && decider.tokens.allSatisfy { $0 >= 0 && $0 < c.vocabSize }
             && (decider.depths.isEmpty || decider.depths.count == work.item.count)
-            && decider.depths.allSatisfy { $0 >= 1 && $0 <= c.maxDepth }
+            && decider.depths.allSatisfy { $0 >= 1 && $0 <= c.maxDepth } && decider.depth.fits(maxDepth: c.maxDepth)
         guard fits else {
             _ = admission.refuse(work, .internal, "malformed decider work: tokens or depths out of range")
             return

@@ -105,9 +105,6 @@ public final class LocalEngine {
         return requests.map { take($0.id).last ?? (ClientReply(), []) }
     }
 
-    /// Rows over steps of the core since start: how full its matrices were.
-    public var coreFigures: StageFigures { stages[StageKind.core.index].figures }
-
     private func perform(_ actions: [RouterAction]) {
         for action in actions {
             switch action {

@@ -28,9 +28,6 @@ public struct DepthRule: Sendable, Equatable {
         self.maximum = maximum
     }
 
-    /// Whether the policy reads a decider at all.
-    public var usesDecider: Bool { policy != .fixed && policy != .perToken }
-
     public func clamped(_ depth: Int) -> Int { Swift.min(Swift.max(depth, minimum), maximum) }
 
     /// Depth from an early decider's distribution p(1…K).

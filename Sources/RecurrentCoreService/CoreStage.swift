@@ -97,7 +97,7 @@ public final class CoreStage: Stage {
         let fits =
             item.depths.allSatisfy { $0 >= 1 && $0 <= c.maxDepth }
             && (item.depths.count == work.item.count || (item.depths.isEmpty && c.decider == .online))
-            && item.depth.minimum >= 1 && item.depth.minimum <= item.depth.maximum && item.depth.maximum <= c.maxDepth
+            && item.depth.fits(maxDepth: c.maxDepth)
         guard fits else {
             _ = admission.refuse(work, .internal, "malformed core work: depths out of range")
             return

@@ -27,7 +27,9 @@ extension RouterState {
             if known.address != address { lose(known, "was replaced by a new process") }
         }
         let returning = workers[ready.name]?.address == address && workers[ready.name]?.state != .lost
-        if !returning {
+        if returning {
+            workers[ready.name]?.lastHeard = now
+        } else {
             let worker = Worker(ready, stage: stage, address: address, now: now)
             (workers[ready.name], workerAt[address]) = (worker, worker)
             actions.append(.log(.info, "\(ready.name) is ready, process \(ready.pid)"))
@@ -62,7 +64,10 @@ extension RouterState {
         worker.state = .draining
         let queued = worker.queue
         worker.queue.removeAll()
-        for item in queued { enqueue(item) }
+        for var item in queued {
+            item.enqueued = now
+            enqueue(item)
+        }
     }
 
     mutating func hear(_ figures: Anira_Worker_V1_Heartbeat) {

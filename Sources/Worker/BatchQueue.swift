@@ -35,10 +35,11 @@ public struct BatchQueue {
         cache.removeAll()
         // Where memory had no room for a chunk, it is asked before anyone else: there is room or an answer at the latest
         // when nothing else holds any.
-        if chunkWaits { takeChunks() }
+        var prompts = 0
+        if chunkWaits { takeChunks(&prompts) }
         guard !chunkWaits else { return rows }
         takeRows()
-        takeChunks()
+        takeChunks(&prompts)
         return rows
     }
 
@@ -52,9 +53,9 @@ public struct BatchQueue {
         }
     }
 
-    private mutating func takeChunks() {
+    /// taken: rows of this batch from chunks, and from single rows that waited among them.
+    private mutating func takeChunks(_ taken: inout Int) {
         chunkWaits = false
-        var taken = items.reduce(0) { $0 + ($1.count > 1 ? $1.count : 0) }
         while let work = waiting.chunk, taken == 0 || taken + Int(work.item.count) <= limits.prompts {
             let turn = take(work)
             chunkWaits = turn == .noRoom

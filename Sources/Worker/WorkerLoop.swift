@@ -71,10 +71,10 @@ struct WorkerLoop: ~Copyable {
             anira_take_processors(1)
             if waiting.first { while let frames = socket.receive() { try take(frames) } }
             if waiting.second { while let frames = inbox.receive() { takeHandedOver(frames) } }
+            keepRegistered()  // before a step, after which what the Router sent meanwhile is still unread
             let moved = step()
             idle = !moved || stage.pending == 0
             sendOutcomes()
-            keepRegistered()
             guard shouldStop() else { continue }
             if !draining { send(.drain, []) }
             draining = true

@@ -17,6 +17,12 @@ struct WorkerServiceTests {
         let requests = Mutex<[UInt64]>([])
     }
 
+    private final class Count: Sendable {
+        private let count = Atomic(0)
+        var value: Int { count.load(ordering: .acquiring) }
+        func add() { count.add(1, ordering: .acquiringAndReleasing) }
+    }
+
     private final class RememberingStage: Stage {
         let store: KVStore
         let seen: Seen
@@ -44,16 +50,17 @@ struct WorkerServiceTests {
         throw WorkerError(description: "no \(command) came")
     }
 
-    @Test("answers work whose way cannot be read with a failure, and takes the rest of the message")
-    func damagedWay() throws {
+    /// Serves a stage until `body`, its Router, has returned.
+    private func serve(
+        _ stage: @escaping @Sendable (KVStore) -> any Stage, _ body: (borrowing Socket, Frame) throws -> Void
+    ) throws {
         let endpoint = "ipc://\(NSTemporaryDirectory())/anira-worker-\(UUID().uuidString)"
         defer { removeSocketFile(of: endpoint) }
         let context = Context()
-        let seen = Seen()
         let service = try WorkerService(
             WorkerConfiguration(stage: .decider, name: "decider-0", router: endpoint, data: nil),
             checkpoint: Golden("early-1x").checkpoint, context: Context(), log: Logger(label: "worker")
-        ) { store, _, _ in RememberingStage(store, seen) }
+        ) { store, _, _ in stage(store) }
         let ended = DispatchSemaphore(value: 0)
         Thread.detachNewThread {
             #expect(throws: Never.self) { try service.run() }
@@ -62,7 +69,18 @@ struct WorkerServiceTests {
         do {
             var router = try Socket(.router, context)
             try router.bind(endpoint)
-            let worker = try next(.ready, router).sender
+            try body(router, try next(.ready, router).sender)
+            service.stop()
+            _ = try next(.bye, router)
+        }
+        context.terminate()
+        #expect(ended.wait(timeout: .now() + 20) == .success)
+    }
+
+    @Test("answers work whose way cannot be read with a failure, and takes the rest of the message")
+    func damagedWay() throws {
+        let seen = Seen()
+        try serve({ RememberingStage($0, seen) }) { router, worker in
             let work = [Data([0x0a, 0xff]), Data()].enumerated().map { index, onward in
                 let item = Anira_Worker_V1_WorkItem.with {
                     ($0.request, $0.count, $0.onward) = (UInt64(index + 1), 1, onward)
@@ -76,11 +94,52 @@ struct WorkerServiceTests {
             #expect(outcomes.map(\.item.request) == [1])
             #expect(outcomes[0].item.failure.code == ErrorCode.internal.rawValue)
             #expect(outcomes[0].item.failure.message.hasPrefix("malformed work: its way onward"))
-            service.stop()
-            _ = try next(.bye, router)
         }
-        context.terminate()
-        #expect(ended.wait(timeout: .now() + 20) == .success)
         #expect(seen.requests.withLock { $0 } == [2])
+    }
+
+    /// Its steps take twenty times the interval of the Router's heartbeats.
+    private final class SlowStage: Stage {
+        let store: KVStore
+        let steps: Count
+        let figures = StageFigures()
+        var pending: Int { steps.value < 5 ? 1 : 0 }
+
+        init(_ store: KVStore, _ steps: Count) { (self.store, self.steps) = (store, steps) }
+
+        func admit(_ work: Work) {}
+        func step() -> Bool {
+            usleep(200_000)
+            steps.add()
+            return true
+        }
+        func cancel(request: UInt64, through attempt: UInt32) {}
+        func release(session: UInt64, drop: Bool) {}
+    }
+
+    /// What the Router had sent meanwhile was read only after the worker had concluded that it was gone; the worker then
+    /// registered again and was silent until the next step ended.
+    @Test("does not take the Router for gone because of a long step")
+    func longStep() throws {
+        let steps = Count()
+        try serve({ SlowStage($0, steps) }) { router, worker in
+            let ack = Anira_Worker_V1_ReadyAck.with {
+                ($0.protocolVersion, $0.heartbeatMs) = (workerProtocolVersion, 10)
+            }
+            var messages = [Frame(try ack.serializedBytes() as [UInt8])]
+            #expect(router.send([worker] + workerFrames(.readyAck) + messages) == .sent)
+            messages = [Frame(try Anira_Worker_V1_Heartbeat().serializedBytes() as [UInt8])]
+            var registrations = 0
+            while steps.value < 5 {
+                #expect(router.send([worker] + workerFrames(.heartbeat) + messages) == .sent)
+                while let frames = router.receive() {
+                    if steps.value > 1, frames.count > 2, frames[2].bytes == [WorkerCommand.ready.rawValue] {
+                        registrations += 1
+                    }
+                }
+                usleep(5_000)
+            }
+            #expect(registrations == 0)
+        }
     }
 }
