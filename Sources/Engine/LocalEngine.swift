@@ -109,12 +109,13 @@ public final class LocalEngine {
         for action in actions {
             switch action {
             case .reply(let reply, let tensors, _): replies[reply.id, default: []].append((reply, tensors))
+            case .end(let ending):
+                for (reply, tensors, _) in ending.replies { replies[reply.id, default: []].append((reply, tensors)) }
             case .work(let items, let address): for item in items { stage(address).admit(item) }
             case .cancel(let request, let attempt, let address):
                 stage(address).cancel(request: request, through: attempt)
             case .release(let session, let drop, let address): stage(address).release(session: session, drop: drop)
-            case .readyAck, .refuse, .heartbeat, .remember, .forget, .keep, .forgetResults, .reserve, .trace,
-                .traceEnd, .log:
+            case .readyAck, .refuse, .heartbeat, .forget, .forgetResults, .reserve, .trace, .traceEnd, .log:
                 break
             }
         }

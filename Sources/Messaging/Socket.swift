@@ -24,7 +24,7 @@ public enum SendOutcome: Sendable, Equatable {
     case unroutable
 }
 
-/// Options that every socket of the suite sets before it binds or connects (docs/protocol.md, "Rules").
+/// Options that every socket of the suite sets before it binds or connects (docs/protocol.md, "Socket rules").
 public struct SocketOptions: Sendable {
     /// Messages queued per peer; never 0, which would mean without bound.
     public var highWaterMark: Int32 = 4096

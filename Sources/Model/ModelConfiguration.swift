@@ -118,8 +118,8 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
         let ranges: [(CodingKeys, Int, ClosedRange<Int>)] = [
             (.vocabSize, vocabSize, 1...(1 << 24)), (.hiddenSize, hiddenSize, 2...(1 << 16)),
             (.intermediateSize, intermediateSize, 1...(1 << 18)), (.numAttentionHeads, numAttentionHeads, 1...1024),
-            (.numKeyValueHeads, numKeyValueHeads, 1...1024), (.numPreludeLayers, numPreludeLayers, 1...256),
-            (.numCoreLayers, numCoreLayers, 1...256), (.numCodaLayers, numCodaLayers, 1...256),
+            (.numKeyValueHeads, numKeyValueHeads, 1...1024), (.numPreludeLayers, numPreludeLayers, 1...255),
+            (.numCoreLayers, numCoreLayers, 1...255), (.numCodaLayers, numCodaLayers, 1...255),
             (.maxDepth, maxDepth, 1...255), (.maxPositionEmbeddings, maxPositionEmbeddings, 1...(1 << 22)),
             (.deciderIntermediateSize, deciderIntermediateSize, 1...(1 << 18)),
         ]

@@ -5,7 +5,7 @@ import Model
 import Proto
 import Worker
 
-/// Continuous depth-wise batching (docs/architecture.md, "Core").
+/// Continuous depth-wise batching (docs/architecture.md, "Scheduling").
 ///
 /// The weights are the same at every depth, so all active rows, of any session, prompt or decode, at any depth,
 /// form one matrix. A step admits waiting items, applies the core once to every active row, and lets finished rows

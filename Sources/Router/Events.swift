@@ -32,6 +32,8 @@ public enum RouterEvent: Sendable {
     case bye(from: WorkerAddress)
     /// A message to this worker found no peer.
     case unroutable(WorkerAddress)
+    /// Neither did the message to remove this session.
+    case undroppable(session: UInt64, WorkerAddress)
     /// This client has gone, or (slow) does not read its replies.
     case clientLost(ClientAddress, slow: Bool)
     /// No new requests; those that run may finish.
@@ -58,6 +60,16 @@ public struct TraceSpan: Sendable {
     let times: ItemTimes
 }
 
+/// The end of a request: what is written, all or nothing, before those who asked are told.
+public struct Ending: Sendable {
+    public typealias Reply = (reply: ClientReply, tensors: [Frame], client: ClientAddress)
+
+    /// For repeats of its id.
+    public var answer: ResultRecord?
+    public var session: (name: String, record: SessionRecord)?
+    public var replies: [Reply] = []
+}
+
 /// What the Router wants done.
 public enum RouterAction: Sendable {
     case reply(ClientReply, tensors: [Frame], to: ClientAddress)
@@ -68,10 +80,9 @@ public enum RouterAction: Sendable {
     case cancel(request: UInt64, through: UInt32, to: WorkerAddress)
     case release(session: UInt64, drop: Bool, to: WorkerAddress)
     case heartbeat(to: WorkerAddress)
-    /// Write to the ledger.
-    case remember(name: String, SessionRecord)
+    case end(Ending)
+    /// A named session is no more.
     case forget(name: String)
-    case keep(ResultRecord)
     /// Remembered answers up to this number are no longer needed.
     case forgetResults(through: UInt64)
     case reserve(sessionsBelow: UInt64)

@@ -2,14 +2,14 @@ import Foundation
 import KVStore
 
 /// The Router's memory across restarts: named sessions and the answers to finished requests, in an LMDB environment
-/// of its own (`data/router`). Written per finished request, never per token.
+/// of its own (`data/router`). Written per finished request, its answer and its session at once, never per token.
 public final class Ledger: Sendable {
     private static let names = ["meta", "sessions", "results"]
     private let environment: Environment
 
-    init(data: String, fingerprint: String) throws {
+    init(data: String, fingerprint: String, durability: Durability) throws {
         environment = try Environment(
-            path: "\(data)/router", access: .owner(.process), names: Self.names, mapBytes: 4 << 30)
+            path: "\(data)/router", access: .owner(durability), names: Self.names, mapBytes: 4 << 30)
         let found = try Self.fingerprint(environment)
         guard found == nil || found == fingerprint else {
             throw Self.foreign(environment.path, found: found ?? "", expected: fingerprint)
@@ -66,20 +66,25 @@ public final class Ledger: Sendable {
         try environment.write { try $0.put("meta", Array("next_session".utf8), Array("\(end)".utf8)) }
     }
 
-    func put(session name: String, _ record: SessionRecord) throws {
-        let value = try Self.encode(record)
-        try environment.write { try $0.put("sessions", Array(name.utf8), value) }
+    /// All of it, or nothing.
+    func put(_ endings: some Sequence<Ending>) throws {
+        let encoded = try endings.map { ending in
+            // By arrival, so that the oldest go first.
+            let answer = try ending.answer.map { answer in
+                (key: withUnsafeBytes(of: answer.number.bigEndian) { Array($0) }, value: try Self.encode(answer))
+            }
+            return (answer, session: try ending.session.map { (Array($0.name.utf8), try Self.encode($0.record)) })
+        }
+        try environment.write { txn in
+            for (answer, session) in encoded {
+                if let (key, value) = answer { try txn.put("results", key, value, appending: true) }
+                if let (key, value) = session { try txn.put("sessions", key, value) }
+            }
+        }
     }
 
     func remove(session name: String) throws {
         _ = try environment.write { try $0.delete("sessions", Array(name.utf8)) }
-    }
-
-    /// Keyed by arrival, so that the oldest go first.
-    func put(result record: ResultRecord) throws {
-        let value = try Self.encode(record)
-        let key = withUnsafeBytes(of: record.number.bigEndian) { Array($0) }
-        try environment.write { try $0.put("results", key, value, appending: true) }
     }
 
     func remove(resultsThrough number: UInt64) throws {

@@ -16,6 +16,8 @@ public struct RouterOptions: Sendable {
     public var workers: String
     /// Data folder; nil: sessions and answers are forgotten at exit.
     public var data: String?
+    /// What the sessions and answers in it survive.
+    public var durability = Durability.process
     /// Milliseconds that running requests get to finish at shut-down.
     public var graceMS = 10_000
     /// Chrome trace to write; nil: none.
@@ -48,11 +50,12 @@ public final class RouterService: Sendable {
         var configuration = configuration
         configuration.firstNumber = UInt64(Date().timeIntervalSince1970) << 20
         configuration.hasLedger = options.data != nil
+        configuration.durability = options.data == nil ? "memory" : options.durability.rawValue
         self.configuration = configuration
         self.context = context
         self.log = log
         ledger = try options.data.map {
-            try Ledger(data: $0, fingerprint: configuration.fingerprint)
+            try Ledger(data: $0, fingerprint: configuration.fingerprint, durability: options.durability)
         }
         contents = try ledger?.contents() ?? LedgerContents()
     }
@@ -91,6 +94,9 @@ private struct RouterLoop: ~Copyable {
     private var announced = false
     /// Actions that wait until the workers have been served.
     private var later: [RouterAction] = []
+    /// What the ledger did not take, oldest first: tried again with each tick.
+    private var unwritten: [Ending] = []
+    private static let mostUnwritten = 1024
     private let trace: TraceFile?
 
     init(
@@ -128,6 +134,7 @@ private struct RouterLoop: ~Copyable {
             if ready.second { for _ in 0..<256 { guard takeClientMessage() else { break } } }
             if monotonicNanoseconds() >= nextTick {
                 feed(.tick)
+                if !unwritten.isEmpty { _ = writeEndings() }
                 nextTick = monotonicNanoseconds() + tickNS
             }
             perform(state.flush(now: monotonicNanoseconds()))
@@ -196,19 +203,66 @@ private struct RouterLoop: ~Copyable {
     private mutating func perform(_ actions: [RouterAction]) {
         for action in actions {
             switch action {
-            case .reply, .keep, .remember, .forget, .forgetResults: later.append(action)
+            case .reply, .end, .forget, .forgetResults: later.append(action)
             default: attempt(action)
             }
         }
     }
 
-    /// Ledger and replies, in the order decided: what a reply promises has been written before it goes out.
+    /// Ledger and replies, in the order decided.
     private mutating func answerClients() {
         while !later.isEmpty {
             let actions = later
             later.removeAll()
             for action in actions { attempt(action) }
         }
+    }
+
+    /// What a reply promises has been written before it goes out; when that fails, the reply says so instead.
+    private mutating func end(_ ending: Ending) {
+        var failure: KVStoreError?
+        if ledger != nil, ending.answer != nil || ending.session != nil {
+            unwritten.append(ending)
+            unwritten[unwritten.count - 1].replies = []
+            failure = writeEndings()
+        }
+        for (reply, tensors, client) in ending.replies {
+            guard let failure else {
+                attempt(.reply(reply, tensors: tensors, to: client))
+                continue
+            }
+            let told = ClientReply.with {
+                $0.id = reply.id
+                $0.error.code = (failure.code == .full ? ErrorCode.storeFull : .internal).rawValue
+                $0.error.message =
+                    "the answer is there but could not be written: \(failure). Make room and ask for the result of "
+                    + "'\(ending.answer?.id ?? reply.id)'"
+            }
+            attempt(.reply(told, tensors: [], to: client))
+        }
+    }
+
+    /// Writes what is not written yet; why that failed.
+    private mutating func writeEndings() -> KVStoreError? {
+        do {
+            try ledger?.put(unwritten)
+            unwritten = []
+            return nil
+        } catch let error as KVStoreError {
+            return notWritten(error)
+        } catch {
+            return notWritten(
+                KVStoreError(.system, "write sessions and answers (\(error)) to", path: "\(options.data ?? "")/router"))
+        }
+    }
+
+    private mutating func notWritten(_ error: KVStoreError) -> KVStoreError {
+        log.error("\(error)")
+        if unwritten.count > Self.mostUnwritten {
+            unwritten.removeFirst()
+            log.error("gave up writing the oldest of \(Self.mostUnwritten) answers that could not be written")
+        }
+        return error
     }
 
     private mutating func attempt(_ action: RouterAction) {
@@ -243,11 +297,14 @@ private struct RouterLoop: ~Copyable {
                 $0.session = session
                 $0.drop = drop
             }
-            try send(.release, message, to: address)
+            if try !send(.release, message, to: address), drop { feed(.undroppable(session: session, address)) }
         case .heartbeat(let address): try send(.heartbeat, Anira_Worker_V1_Heartbeat(), to: address)
-        case .remember(let name, let record): try ledger?.put(session: name, record)
-        case .forget(let name): try ledger?.remove(session: name)
-        case .keep(let record): try ledger?.put(result: record)
+        case .end(let ending): end(ending)
+        case .forget(let name):
+            for index in unwritten.indices where unwritten[index].session?.name == name {
+                unwritten[index].session = nil
+            }
+            try ledger?.remove(session: name)
         case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
         case .forgetResults(let number): try ledger?.remove(resultsThrough: number)
         case .trace(let span): trace?.add(span)
@@ -257,14 +314,19 @@ private struct RouterLoop: ~Copyable {
         }
     }
 
+    /// False: the worker is lost.
+    @discardableResult
     private mutating func send(
         _ command: WorkerCommand, _ message: some SwiftProtobuf.Message, to address: WorkerAddress
-    ) throws {
+    ) throws -> Bool {
         send(workerFrames(command) + [Frame(try message.serializedBytes() as [UInt8])], to: address)
     }
 
-    private mutating func send(_ frames: [Frame], to address: WorkerAddress) {
+    @discardableResult
+    private mutating func send(_ frames: [Frame], to address: WorkerAddress) -> Bool {
         // A refused worker may be gone already; a full queue means it does not take work: both are a lost worker.
-        if workers.send([Frame(address)] + frames) != .sent { feed(.unroutable(address)) }
+        guard workers.send([Frame(address)] + frames) != .sent else { return true }
+        feed(.unroutable(address))
+        return false
     }
 }

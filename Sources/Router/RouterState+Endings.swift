@@ -21,28 +21,30 @@ extension RouterState {
         var answer = ClientReply()
         answer.id = request.clientID
         answer.reply = content
+        var ending = Ending()
         var succeeded = true
         if case .error(let error) = content {
             succeeded = false
             // Refusals that a repeat may overcome are not remembered as the answer to this id.
             if error.code != ErrorCode.unavailable.rawValue, error.code != ErrorCode.storeFull.rawValue {
-                keep(answer, request)
+                ending.answer = kept(answer, request)
             }
         } else {
             counters.completed += 1
-            keep(answer, request)
+            ending.answer = kept(answer, request)
         }
         if configuration.traces {
             actions.append(.traceEnd(request: request.id, id: request.clientID, from: request.received, to: now))
         }
-        settleSession(request, succeeded)
+        ending.session = settleSession(request, succeeded)
         actions.append(.log(.info, "request '\(request.clientID)' ended: \(Self.summary(content))"))
-        for client in request.clients { actions.append(.reply(answer, tensors: tensors, to: client)) }
+        ending.replies = request.clients.map { (answer, tensors, $0) }
         for watcher in request.watchers {
             var copy = answer
             copy.id = watcher.id
-            actions.append(.reply(copy, tensors: tensors, to: watcher.client))
+            ending.replies.append((copy, tensors, watcher.client))
         }
+        actions.append(.end(ending))
         leave(request)
     }
 
@@ -55,20 +57,22 @@ extension RouterState {
         }
     }
 
-    private mutating func keep(_ answer: ClientReply, _ request: Request) {
+    /// The answer as it is remembered from now on; nil: it is not.
+    private mutating func kept(_ answer: ClientReply, _ request: Request) -> ResultRecord? {
         // Tensors are not kept; to score again has no effect but the same answer.
-        guard !request.job.wantsLogits else { return }
+        guard !request.job.wantsLogits else { return nil }
         do {
             let record = ResultRecord(
                 number: request.id, id: request.clientID, digest: request.digest, reply: try answer.serializedData())
-            actions.append(.keep(record))
             if let forgotten = remember(record) {
                 // The ledger is in order of arrival, answers are forgotten in order of their ends.
                 let oldest = results.values.map(\.number).min() ?? .max
                 actions.append(.forgetResults(through: min(forgotten, oldest - 1)))
             }
+            return record
         } catch {
             actions.append(.log(.error, "the answer to '\(request.clientID)' cannot be kept: \(error)"))
+            return nil
         }
     }
 
@@ -92,8 +96,9 @@ extension RouterState {
         return forgotten
     }
 
-    /// Named sessions keep their tokens; unnamed ones leave the workers' memory.
-    private mutating func settleSession(_ request: Request, _ succeeded: Bool) {
+    /// Named sessions keep their tokens; unnamed ones leave the workers' memory. What the ledger has to know of it.
+    private mutating func settleSession(_ request: Request, _ succeeded: Bool) -> (name: String, record: SessionRecord)?
+    {
         let name = request.job.session
         if name.isEmpty {
             for pin in request.pins {
@@ -106,10 +111,11 @@ extension RouterState {
                 id: request.session, tokens: request.tokens, depths: Data(request.depths.prefix(request.done)),
                 pins: request.pins)
             sessions[name] = record
-            actions.append(.remember(name: name, record))
+            return (name, record)
         } else if sessions[name] == nil {
             forget(session: request.session, at: request.pins)
         }
+        return nil
     }
 
     func completed(_ request: Request, _ reason: String) -> Anira_V1_Completed {

@@ -26,7 +26,7 @@ extension RouterState {
 
     mutating func take(_ outcomes: [Outcome], _ address: WorkerAddress) {
         guard let worker = workerAt[address] else {
-            counters.lateResults += Float(outcomes.count)
+            counters.lateResults += outcomes.count
             return
         }
         worker.lastHeard = now

@@ -179,9 +179,10 @@ extension RouterState {
         }
     }
 
-    /// The weakest promise among the stages' stores.
+    /// The weakest promise among the stages' stores and the ledger.
     var durability: String {
-        let kinds = Set(workers.values.map(\.durability))
+        guard !workerAt.isEmpty else { return "memory" }
+        let kinds = Set(workerAt.values.map(\.durability) + [configuration.durability])
         return ["memory", "process", "power"].first(where: kinds.contains) ?? "memory"
     }
 }

@@ -162,7 +162,7 @@ extension RouterState {
         let its = requests.values.filter { $0.clients.contains(client) }
         for request in its { request.clients.removeAll { $0 == client } }
         guard slow else { return }
-        counters.slowClients += Float(its.count)
+        counters.slowClients += its.count
         // By number: the end of one may begin the next of its session anew.
         for request in its where request.clients.isEmpty && request.watchers.isEmpty {
             fail(request.id, .cancelled, "its client does not take its replies")
@@ -254,7 +254,7 @@ extension RouterState {
             $0.running = Int32(requests.count)
             $0.waiting = Int32(requests.values.filter(\.waiting).count + Set(orphans.map(\.request)).count)
             $0.sessions = Int32(sessions.count)
-            $0.counters = counters
+            $0.counters = counters.message
             $0.stages = StageKind.allCases.map { stage in
                 .with {
                     let members = workers.values.filter { $0.stage == stage }.sorted { $0.name < $1.name }

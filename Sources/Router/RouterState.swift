@@ -7,7 +7,7 @@ import Proto
 import SwiftProtobuf
 
 /// Everything the Router decides: an event goes in, actions come out. It computes nothing, owns no socket and reads no
-/// clock, so its tests need neither processes nor time (docs/architecture.md, "Router").
+/// clock, so its tests need neither processes nor time (docs/architecture.md, "Failure").
 ///
 /// A request moves in chunks of positions: decider → core → coda, each chunk leased to one worker at a time.
 /// Because recomputation is exact (docs/model.md, "Determinism"), every failure has one answer: hand the lease to
@@ -43,6 +43,8 @@ public struct RouterState {
         /// which workers may still hold something.
         public var firstNumber: UInt64 = 0
         public var hasLedger = true
+        /// What the ledger's contents survive: "memory", "process" or "power".
+        public var durability = "process"
         /// Whether actions say when things happened.
         public var traces = false
 
@@ -78,7 +80,7 @@ public struct RouterState {
     var nextSession: UInt64
     /// Session numbers below this are set aside in the ledger.
     var sessionLimit: UInt64
-    var counters = Anira_V1_Counters()
+    var counters = Counters()
     var now: UInt64 = 0
     /// When the first event came.
     var started: UInt64 = 0
@@ -89,8 +91,9 @@ public struct RouterState {
         self.configuration = configuration
         validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
         cost = CostModel(configuration.model, configuration.limits)
-        nextSession = configuration.hasLedger ? ledger.nextSession : max(ledger.nextSession, configuration.firstNumber)
-        counters = .zero
+        // Beyond those that sessions have, too: setting some aside may have failed.
+        let known = (ledger.sessions.values.map(\.id).max() ?? 0) + 1
+        nextSession = max(ledger.nextSession, known, configuration.hasLedger ? 0 : configuration.firstNumber)
         sessions = ledger.sessions
         sessionLimit = nextSession
         for record in ledger.results { remember(record) }
@@ -115,6 +118,9 @@ public struct RouterState {
         case .unroutable(let address):
             counters.unroutable += 1
             if let worker = workerAt[address] { lose(worker, "is unreachable") }
+        case .undroppable(let session, let address):
+            guard let worker = workers.values.first(where: { $0.address == address }) else { break }
+            owedDrops[worker.name, default: []].append(session)
         case .clientLost(let client, let slow): cutOff(client, slow: slow)
         case .shutDown: isShuttingDown = true
         case .abandon: for id in requests.keys { fail(id, .unavailable, "the suite was shut down") }

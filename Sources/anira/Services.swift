@@ -194,6 +194,8 @@ struct RouterCommand: ParsableCommand {
     @OptionGroup var service: ServiceOptions
     @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"
     @Option(help: "Where workers connect.") var workers = "tcp://127.0.0.1:5556"
+    @Option(help: "What sessions and answers survive: process (kill -9) or power (a power cut too).")
+    var durability = Durability.process
     @OptionGroup var traffic: TrafficOptions
     @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
@@ -207,6 +209,7 @@ struct RouterCommand: ParsableCommand {
         var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
         options.endpoint = endpoint
         options.trace = tracing.trace
+        options.durability = durability
         configuration.traces = tracing.trace != nil
         let model = configuration.modelName
         options.onReady = { say("anira is ready: \(model) on \($0)") }

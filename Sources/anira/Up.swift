@@ -69,14 +69,12 @@ struct Up: ParsableCommand {
         let shared =
             [
                 "--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue,
-                "--supervised",
+                "--durability", durability.rawValue, "--supervised",
             ]
             + service.compute.arguments
             + (memoryOnly ? ["--memory-only"] : [])
         let worker =
-            shared + [
-                "--connect", workers, "--durability", durability.rawValue, "--resident-mib", "\(residentMiB)",
-            ] + rows.arguments
+            shared + ["--connect", workers, "--resident-mib", "\(residentMiB)"] + rows.arguments
         let router =
             shared + ["--endpoint", endpoint, "--workers", workers] + traffic.arguments
             + (tracing.trace.map { ["--trace", $0] } ?? [])

@@ -1,5 +1,6 @@
 """The store: what the tools and stock lmdb-utils show, and that it outlives the processes."""
 
+import contextlib
 import json
 import os
 import re
@@ -36,6 +37,16 @@ def parts(key):
     raw = bytes.fromhex(key)
     assert len(raw) == 13, f"key {key} is not 13 bytes"
     return int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:12], "big"), raw[12]
+
+
+@contextlib.contextmanager
+def mounted(folder, size="1m"):
+    """A small file system of its own at `folder`."""
+    tool("mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder)
+    try:
+        yield
+    finally:
+        tool("umount", "-l", folder)
 
 
 @pytest.fixture(scope="module", params=("early", "latest"))
@@ -193,3 +204,32 @@ def test_a_flipped_byte_is_reported_and_never_served(models, tmp_path, lmdb_tool
         reply = client.end({"generate": {"tokens": [7], "max_new_tokens": 6, "session": NAME}})
         fresh = client.generate(prompt + begun["tokens"] + [7], 6)
         assert reply.kind == "error" or reply.content["tokens"] == fresh["tokens"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_an_answer_that_cannot_be_written_is_no_success(binary, model, tmp_path):
+    """With the Router's disk full; once there is room the session's turn is there after kill -9."""
+    disk = tmp_path / "data" / "router"
+    disk.mkdir(parents=True)
+    prompt, expected = model.generated("unwritten", 12, 8)
+    with mounted(disk), Suite(model.path, tmp_path) as suite, Dealer(suite.endpoint) as client:
+        client.generate(prompt[:6], 2, session="before")
+        with open(disk / "ballast", "wb", buffering=0) as ballast:
+            with pytest.raises(OSError):
+                while True:
+                    ballast.write(bytes(4096))
+        request = {"generate": {"tokens": prompt, "max_new_tokens": 8, "session": NAME}}
+        failed = client.end(request, id="unwritten")
+        assert failed.kind == "error" and failed.content["code"] == "STORE_FULL", failed
+        assert "'unwritten'" in failed.content["message"]
+        (disk / "ballast").unlink()
+        assert client.end({"result": {"id": "unwritten"}}).content["tokens"] == expected.tokens
+        (router,) = suite.workers()["router"]
+        ledger = disk
+        wait_for(lambda: any(bytes.fromhex(key) == NAME.encode() for key, _ in dump(ledger, "sessions")), 20,
+                 "the session in the ledger")
+        os.kill(router, signal.SIGKILL)
+        wait_for(lambda: suite.workers()["router"] not in ([router], []), 20, "a new Router")
+        again = client.end(request, id="unwritten")
+        assert again.kind == "completed" and again.content["tokens"] == expected.tokens
+        client.one({"drop_session": {"session": NAME}})

@@ -104,6 +104,55 @@ struct FaultTests {
         #expect(suite.players["core"]!.held.isEmpty)
     }
 
+    /// It was owed only to workers that were known to be lost.
+    @Test("A drop whose message finds no worker is owed to its successor")
+    func dropUndelivered() {
+        var suite = Suite()
+        suite.generate("a", prompt(5), session: "s")
+        suite.run()
+        let address = suite.players["core"]!.address
+        suite.players["core"]!.address = []
+        suite.send(.drop("s", id: "d"))
+        suite.feed(.unroutable(address))
+        suite.feed(.undroppable(session: 1, address))
+        suite.connect("core", .core, incarnation: 2, keeping: true)
+        #expect(suite.players["core"]!.held.isEmpty)
+    }
+
+    /// After a full disk the ledger's number was behind those of its sessions: a new session got the number, and the rows, of
+    /// an old one.
+    @Test("A new session's number is beyond all that the ledger knows")
+    func numbers() {
+        var earlier = Suite()
+        earlier.generate("a", prompt(5), session: "s")
+        earlier.run()
+        var ledger = earlier.ledger
+        ledger.sessions["s"]?.id = 41
+        ledger.nextSession = 7
+        var suite = Suite(ledger: ledger)
+        suite.generate("r", prompt(3))
+        #expect(suite.take("decider").map(\.item.session) == [42])
+    }
+
+    /// What waited for credit kept its time, and was failed as if no worker had come for so long.
+    @Test("What a draining worker had not taken waits anew for another one")
+    func drainingBacklog() {
+        var suite = Suite(workers: [.core, .coda])
+        suite.connect("decider", .decider, credit: 1)
+        for id in ["a", "b"] { suite.generate(id, prompt(3)) }
+        #expect(suite.take("decider").count == 1)
+        for _ in 0..<20 {
+            suite.beat(computing: ["decider"], holding: ["decider": 1])
+            suite.pass(ms: 2000)
+        }
+        suite.feed(.drain(from: suite.players["decider"]!.address))
+        suite.pass(ms: 250)
+        #expect(suite.endings("b").isEmpty)
+        suite.connect("second", .decider)
+        suite.run()
+        #expect(suite.ending("b").completed.tokens.count == 1)
+    }
+
     /// Nothing was in flight and nothing was finished: the request stayed for ever.
     @Test("A coda that owes a token and sends none ends the request in INTERNAL")
     func noToken() {

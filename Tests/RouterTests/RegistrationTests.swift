@@ -89,15 +89,35 @@ struct RegistrationTests {
     }
 
     @Test(
-        "The promise of an acceptance is the weakest of the stages' stores",
+        "The promise of an acceptance is the weakest of the stages' stores and the Router's",
         arguments: ["memory", "process", "power"])
     func durability(_ weakest: String) {
-        var suite = Suite(workers: [])
+        var suite = Suite(workers: []) { $0.durability = "power" }
         for stage in StageKind.allCases {
             suite.connect(stage.rawValue, stage) { $0.durability = stage == .core ? weakest : "power" }
         }
         suite.generate("r", prompt(3))
         #expect(suite.replies("r")[0].accepted.durability == weakest)
+        suite.connect("second", .core) { $0.durability = "power" }
+        suite.feed(.bye(from: suite.players["core"]!.address))
+        suite.generate("later", prompt(3))
+        #expect(suite.replies("later")[0].accepted.durability == "power")
+
+        var other = Suite(workers: []) { $0.durability = weakest }
+        for stage in StageKind.allCases { other.connect(stage.rawValue, stage) { $0.durability = "power" } }
+        other.generate("r", prompt(3))
+        #expect(other.replies("r")[0].accepted.durability == weakest)
+    }
+
+    @Test("Asking again is a sign of life")
+    func lively() {
+        var suite = Suite()
+        for _ in 0..<3 {
+            suite.beat(except: "core")
+            suite.connect("core", .core)
+            suite.pass(ms: 2000)
+        }
+        #expect(suite.counters.workersLost == 0)
     }
 
     @Test("Messages of workers nobody knows change nothing and are counted")

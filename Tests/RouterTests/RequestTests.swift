@@ -176,8 +176,8 @@ struct RequestTests {
         #expect(suite.ending("w").completed.tokens.count == 2)
     }
 
-    @Test("An answer is in the ledger before the client has it")
-    func ledgerFirst() {
+    @Test("Answer, session and replies are one ending: written before anyone is told")
+    func ending() {
         var suite = Suite()
         suite.generate("r", prompt(3), session: "s", from: .req)
         suite.answer("decider", suite.take("decider"))
@@ -185,15 +185,11 @@ struct RequestTests {
         let work = suite.take("coda")
         let outcomes = work.map { suite.players["coda"]!.compute($0, suite.model) }
         let actions = suite.state.handle(.results(outcomes, from: suite.players["coda"]!.address), now: suite.now)
-        let kinds = actions.compactMap { action -> String? in
-            switch action {
-            case .keep: "keep"
-            case .remember: "remember"
-            case .reply: "reply"
-            default: nil
-            }
-        }
-        #expect(kinds == ["keep", "remember", "reply"])
+        let endings = actions.compactMap { if case .end(let ending) = $0 { ending } else { nil } }
+        #expect(endings.map { $0.answer?.id } == ["r"])
+        #expect(endings.map { $0.session?.name } == ["s"])
+        #expect(endings.map { $0.replies.map(\.client) } == [[.req]])
+        #expect(!actions.contains { if case .reply = $0 { true } else { false } })
     }
 
     @Test("models and status describe the suite")

@@ -245,9 +245,13 @@ struct Suite {
                 releases.append((session, drop))
                 change(address) { if drop { $0.held[session] = nil } }
             case .heartbeat(let address): heartbeats.append(address)
-            case .remember(let name, let record): ledger.sessions[name] = record
+            case .end(let ending):
+                if let answer = ending.answer { ledger.results.append(answer) }
+                if let (name, record) = ending.session { ledger.sessions[name] = record }
+                for (message, tensors, client) in ending.replies {
+                    replies.append(Reply(message: message, tensors: tensors, client: client))
+                }
             case .forget(let name): ledger.sessions[name] = nil
-            case .keep(let record): ledger.results.append(record)
             case .reserve(let end):
                 reservations.append(end)
                 ledger.nextSession = end
