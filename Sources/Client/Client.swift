@@ -4,12 +4,16 @@ import Proto
 /// Why a client call ended without an answer.
 public enum ClientError: Error, Sendable, CustomStringConvertible {
     case noAnswer(endpoint: String, seconds: Double)
+    /// It was accepted, or has begun.
+    case noMore(seconds: Double)
     case damagedReply(String)
 
     public var description: String {
         switch self {
         case .noAnswer(let endpoint, let seconds):
             "no answer from \(endpoint) within \(seconds) s; is the suite running (anira up) and the endpoint right?"
+        case .noMore(let seconds):
+            "the request was taken, but nothing more came within \(seconds) s; 'anira status' shows what the suite does"
         case .damagedReply(let reason): "the suite sent a reply that cannot be read: \(reason)"
         }
     }
@@ -69,7 +73,11 @@ public struct Client: ~Copyable {
         var answered = false
         while true {
             // The first reply comes at once, whatever is asked; silence means that nobody is there.
-            let received = try receive(seconds: answered ? seconds : min(seconds, 5))
+            let patience = answered ? seconds : min(seconds, 5)
+            guard let received = try receiveIfAny(seconds: patience) else {
+                throw answered
+                    ? ClientError.noMore(seconds: seconds) : .noAnswer(endpoint: endpoint, seconds: patience)
+            }
             answered = true
             guard received.reply.id == request.id else { continue }
             if received.reply.isLast || request.isAnsweredAtOnce { return received }

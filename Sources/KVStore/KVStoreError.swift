@@ -39,7 +39,7 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
         let full = [ENOSPC, EDQUOT, EIO, MDB_MAP_FULL].contains(result)
         self.init(
             full ? .full : .system, attempted, path: path, result: result,
-            advice: full ? "free some space or run 'anira kv gc'" : "")
+            advice: full ? "free some space, or stop the suite and run 'anira kv gc'" : "")
     }
 
     public var description: String {

@@ -9,13 +9,16 @@ enum Layout {
 
     static func canRead(schema: String?) -> Bool { schema == self.schema || schema == earlierSchema }
 
-    /// Writes `meta` into a new environment; refuses one of another schema, model or shape, naming both values.
+    /// Writes `meta` into a new environment; refuses one of another schema, model or shape, naming both values. One of another
+    /// model that holds nothing was made by a service that was started with wrong options, and becomes this one's.
     static func claim(_ environment: Environment, _ c: KVStoreConfiguration) throws {
         let values = [
             ("schema", schema), ("fingerprint", c.fingerprint), ("stage", c.stage), ("layers", "\(c.shape.layers)"),
             ("width", "\(c.shape.width)"), ("entries", "\(c.shape.maxEntries)"), ("dtype", c.storedType.rawValue),
         ]
-        let isNew = try environment.read { try $0.count("meta") == 0 }
+        let (isNew, isEmpty) = try environment.read { txn in
+            (try txn.count("meta") == 0, try txn.count("kv") == 0 && txn.count("sessions") == 0)
+        }
         if isNew {
             return try environment.write { txn in
                 for (key, value) in values { try txn.put("meta", Array(key.utf8), Array(value.utf8)) }
@@ -23,7 +26,8 @@ enum Layout {
         }
         for (key, expected) in values where key != "dtype" {
             let found = try value(key, in: environment)
-            guard found == expected || (key == "schema" && canRead(schema: found)) else {
+            let isHarmless = key == "schema" ? canRead(schema: found) : key == "fingerprint" && isEmpty
+            guard found == expected || isHarmless else {
                 throw KVStoreError(
                     .foreign, "use", path: environment.path,
                     advice: "its \(key) is \(found ?? "missing"), this service's is \(expected): "
@@ -31,6 +35,7 @@ enum Layout {
             }
         }
         // Older records may be of another type: each says its own.
+        try note("fingerprint", c.fingerprint, in: environment)
         try note("dtype", c.storedType.rawValue, in: environment)
         try note("schema", schema, in: environment)
     }

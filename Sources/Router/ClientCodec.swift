@@ -15,15 +15,24 @@ public enum ClientCodec {
         public var digest: UInt64
     }
 
-    /// Never throws and never traps: whatever the bytes are, they become a request or a refusal.
-    public static func decode(routingID: [UInt8], _ frames: ArraySlice<Frame>) -> Received {
+    /// Never throws and never traps: whatever the bytes are, they become a request or a refusal. A body of more than
+    /// `mostBytes` is not read.
+    public static func decode(
+        routingID: [UInt8], _ frames: ArraySlice<Frame>, mostBytes: Int = .max
+    ) -> Received {
         var frames = frames
         let isREQ = frames.first.map { $0.count == 0 } ?? false
         if isREQ { frames.removeFirst() }
         let body = frames.first?.bytes ?? []
         var address = ClientAddress(routingID: routingID, isREQ: isREQ, isJSON: body.first == UInt8(ascii: "{"))
         guard frames.count == 1, !body.isEmpty else {
-            let refusal = Refusal.invalid("frames", "expected [empty]? [body], found \(frames.count) frames after it")
+            let found = (isREQ ? "[empty] and " : "") + (body.isEmpty ? "an empty body" : "\(frames.count) frames")
+            let refusal = Refusal.invalid("frames", "expected [empty]? [body], found \(found)")
+            return Received(address: address, request: .failure(refusal), id: "", digest: 0)
+        }
+        guard body.count <= mostBytes else {
+            let refusal = Refusal(
+                .contextTooLong, "body: \(body.count) bytes; a request to this model has at most \(mostBytes)")
             return Received(address: address, request: .failure(refusal), id: "", digest: 0)
         }
         let read = address.isJSON ? json(body) : protobuf(body)
@@ -49,6 +58,10 @@ public enum ClientCodec {
         }
     }
 
+    /// Bytes up to which the field of a JSON body that does not decode is looked for, which takes several times as long as
+    /// reading it.
+    private static let mostDiagnosed = 64 << 10
+
     /// Why a JSON body is no request, and the id to say so under.
     private static func explain(_ body: [UInt8]) -> (request: Result<ClientRequest, Refusal>, id: String) {
         let notJSON = Refusal.invalid("body", "not valid JSON")
@@ -57,6 +70,10 @@ public enum ClientCodec {
                 return (.failure(notJSON), "")
             }
             let id = (object["id"] as? String).map { String($0.prefix(64)) } ?? ""
+            guard body.count <= mostDiagnosed else {
+                let reason = "a field is unknown, or a value of the wrong type or range; up to 64 KiB it would be named"
+                return (.failure(.invalid("body", reason)), id)
+            }
             return (.failure(diagnose(object)), id)
         } catch {
             return (.failure(notJSON), "")
@@ -82,7 +99,7 @@ public enum ClientCodec {
                 }
             }
             if let elements = value as? [Any], !fails(wrap([Any]())) {
-                return "\(path)[\(firstFailing(elements) { fails(wrap($0)) })]"
+                return "\(path)[\(firstFailing(elements[...]) { fails(wrap(Array($0))) })]"
             }
             return path
         }
@@ -91,14 +108,12 @@ public enum ClientCodec {
         return .invalid(String(path.prefix(100)), "unknown field, or a value of the wrong type or range")
     }
 
-    /// Index of the first element that does not decode, by halving: a long list costs few decodings.
-    private static func firstFailing(_ elements: [Any], fails: ([Any]) -> Bool) -> Int {
-        var (good, bad) = (0, elements.count)  // the first `good` elements decode, the first `bad` do not
-        while bad - good > 1 {
-            let middle = (good + bad) / 2
-            if fails(Array(elements[..<middle])) { bad = middle } else { good = middle }
-        }
-        return good
+    /// Index of the first of some elements that does not decode, by halving: that costs as much as decoding all of them.
+    private static func firstFailing(_ elements: ArraySlice<Any>, fails: (ArraySlice<Any>) -> Bool) -> Int {
+        guard elements.count > 1 else { return elements.startIndex }
+        let middle = (elements.startIndex + elements.endIndex) / 2
+        let first = elements[..<middle]
+        return firstFailing(fails(first) ? first : elements[middle...], fails: fails)
     }
 
     static let operations = "generate, score, cancel, result, drop_session, status, models"

@@ -91,6 +91,7 @@ private struct RouterLoop: ~Copyable {
     private let log: Logger
     private let locks: [OwnerLock]
     private let tickNS: UInt64
+    private let mostBytes: Int
     private var announced = false
     /// Actions that wait until the workers have been served.
     private var later: [RouterAction] = []
@@ -116,6 +117,7 @@ private struct RouterLoop: ~Copyable {
         self.log = log
         self.locks = locks
         tickNS = UInt64(state.configuration.heartbeatMS) * 1_000_000
+        mostBytes = RequestLimits.messageBytes(positions: state.configuration.model.maxPositionEmbeddings)
         log.info("clients on \(clients.endpoint), workers on \(workers.endpoint)")
         self.clients = clients
         self.workers = workers
@@ -165,7 +167,7 @@ private struct RouterLoop: ~Copyable {
 
     private mutating func takeClientMessage() -> Bool {
         guard let frames = clients.receive() else { return false }
-        let received = ClientCodec.decode(routingID: frames[0].bytes, frames.dropFirst())
+        let received = ClientCodec.decode(routingID: frames[0].bytes, frames.dropFirst(), mostBytes: mostBytes)
         switch received.request {
         case .success(let request): feed(.request(request, digest: received.digest, from: received.address))
         case .failure(let refusal): feed(.unreadable(refusal, id: received.id, from: received.address))

@@ -132,7 +132,9 @@ extension RouterState {
         case .lost, .draining, nil: break
         }
         let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
-        let ranked = candidates.map { (rank: (owed(by: $0), $0.requests.count, $0.name), worker: $0) }
+        let ranked = candidates.map {
+            (rank: (owed(by: $0), $0.requests.count, $0.figures.residentSessions, $0.name), worker: $0)
+        }
         guard let chosen = ranked.min(by: { $0.rank < $1.rank })?.worker else { return nil }
         if !pin.isEmpty {
             holder?.requests.remove(request.id)

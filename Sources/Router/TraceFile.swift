@@ -20,8 +20,10 @@ final class TraceFile {
     private var failed = false
     private let log: Logger
 
+    /// A file that a killed Router left without an end is gone on with; any other is replaced.
     init(path: String, log: Logger) throws {
-        guard FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8)),
+        let goesOn = Self.isWithoutEnd(path)
+        guard goesOn || FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8)),
             let file = FileHandle(forWritingAtPath: path)
         else {
             throw RouterError(
@@ -32,6 +34,17 @@ final class TraceFile {
         self.path = path
         self.log = log
         buffer.append(Self.event("process_name", "M", process: getpid(), extra: #""args":{"name":"router"}"#))
+    }
+
+    private static func isWithoutEnd(_ path: String) -> Bool {
+        guard let file = FileHandle(forReadingAtPath: path) else { return false }
+        do {
+            let end = try file.seekToEnd()
+            try file.seek(toOffset: end - min(end, 2))
+            return try file.readToEnd().map { $0 == Data(",\n".utf8) } ?? false
+        } catch {
+            return false
+        }
     }
 
     /// An item's way through one stage, and the arrow that leads through it.
@@ -109,7 +122,7 @@ final class TraceFile {
             try file.write(contentsOf: Data((buffer.joined(separator: ",\n") + (last ? "\n]\n" : ",\n")).utf8))
         } catch {
             failed = true
-            log.error("the trace \(path) ends here: \(error)")
+            log.error("the trace \(path) ends here: \(error.localizedDescription)")
         }
         buffer.removeAll(keepingCapacity: true)
     }

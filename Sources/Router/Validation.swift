@@ -34,6 +34,10 @@ public struct RequestLimits: Sendable {
     /// Most bytes of them.
     public var rememberedBytes = 64 << 20
 
+    /// Most bytes of a message from a client, well beyond what a request to a model of so many positions needs: reading it takes
+    /// the time of everyone.
+    static func messageBytes(positions: Int) -> Int { (256 << 10) + 64 * positions }
+
     public init() {}
 }
 

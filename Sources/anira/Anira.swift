@@ -2,8 +2,16 @@ import ArgumentParser
 import Foundation
 import Proto
 
-/// The command line: services, client tools, the store's tools, measurements (docs/architecture.md).
+/// The program: one command, and 1 as its exit status when what it printed could not be written.
 @main
+enum Main {
+    static func main() {
+        Anira.main()
+        do { try endOutput() } catch { Anira.exit(withError: error) }
+    }
+}
+
+/// The command line: services, client tools, the store's tools, measurements (docs/architecture.md).
 struct Anira: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "anira",

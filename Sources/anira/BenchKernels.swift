@@ -36,8 +36,8 @@ struct BenchKernels: ParsableCommand {
     }
 
     func validate() throws {
-        guard inputs > 0, outputs > 0, rounds > 0 else {
-            throw ValidationError("--inputs, --outputs and --rounds must be above 0")
+        guard (1...16384).contains(inputs), (1...16384).contains(outputs), rounds > 0 else {
+            throw ValidationError("--inputs and --outputs must be 1…16384, --rounds above 0")
         }
     }
 

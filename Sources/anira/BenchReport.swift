@@ -33,11 +33,12 @@ private func machineName() -> String {
     return "\(name), \(ProcessInfo.processInfo.activeProcessorCount) cores"
 }
 
-/// The commit the measured tree is at, when it is a git checkout.
+/// The commit of the tree that this program was built in, when it is a git checkout.
 private func commitName() -> String {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = ["git", "rev-parse", "--short", "HEAD"]
+    let folder = Bundle.main.executableURL?.resolvingSymlinksInPath().deletingLastPathComponent().path ?? "."
+    process.arguments = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
     let pipe = Pipe()
     process.standardOutput = pipe
     process.standardError = Pipe()

@@ -35,7 +35,9 @@ struct Eval: ParsableCommand {
     @OptionGroup(title: "Task options") var taskOptions: TaskArguments
 
     func validate() throws {
-        guard (model == nil) != (endpoint == nil) else { throw ValidationError("give --model DIR or --endpoint E") }
+        guard (model == nil) != (endpoint == nil) else {
+            throw ValidationError("give --model DIR or --endpoint E, one of them")
+        }
         guard (1...10_000_000).contains(rows) else { throw ValidationError("--rows must be 1…10000000") }
         guard timeout > 0, timeout <= 1e6 else { throw ValidationError("--timeout must be above 0, at most 1000000") }
         guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {

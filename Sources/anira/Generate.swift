@@ -24,25 +24,23 @@ struct Generate: ParsableCommand {
         let painter = DepthPainter(enabled: isatty(STDOUT_FILENO) != 0)
         let words = try prompt.prompt()
         var streamed = 0
-        let last = try target.run(try request()) { reply in
+        let last = try target.run(try request(words)) { reply in
             if json { return printJSON(reply) }
             guard case .token(let token) = reply.reply, !depths else { return }
             let word = token.text.isEmpty ? "\(token.token)" : token.text
-            FileHandle.standardOutput.write(Data((streamed == 0 ? word : " \(word)").utf8))
+            show(streamed == 0 ? word : " \(word)")
             streamed += 1
         }
         if json { return printJSON(last.reply) }
         guard case .completed(let result) = last.reply.reply else { return }
-        if depths { return show(result, words, painter) }
+        if depths { return compare(result, words, painter) }
         print()
     }
 
-    private func request() throws -> ClientRequest {
-        let (text, tokens) = try prompt.prompt()
+    private func request(_ prompt: (text: String, tokens: [Int32])) throws -> ClientRequest {
         var request = ClientRequest()
         request.id = newRequestID("generate")
-        request.generate.text = text
-        request.generate.tokens = tokens
+        (request.generate.text, request.generate.tokens) = prompt
         request.generate.maxNewTokens = maxNewTokens
         request.generate.stopTokens = try stopTokens.map { try integers($0, "--stop-tokens") } ?? []
         request.generate.session = session ?? ""
@@ -56,7 +54,9 @@ struct Generate: ParsableCommand {
 
     /// Two lines: words over the depth each position spent. The depth under a word is what was spent at its
     /// position, that is, on predicting the next word.
-    private func show(_ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter) {
+    private func compare(
+        _ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter
+    ) {
         let prompt =
             words.tokens.isEmpty
             ? words.text.split(whereSeparator: \.isWhitespace).map(String.init) : words.tokens.map(String.init)

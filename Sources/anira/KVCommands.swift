@@ -14,6 +14,13 @@ struct StoreOptions: ParsableArguments {
     @Option(help: "Only this stage: prelude, core or coda.") var stage: String?
     @Flag(help: "Print JSON.") var json = false
 
+    func validate() throws {
+        let stages = ["prelude", "core", "coda"]
+        guard stage.map(stages.contains) ?? true else {
+            throw ValidationError("--stage '\(stage ?? "")' is not one of \(stages.joined(separator: ", "))")
+        }
+    }
+
     func paths() throws -> [String] {
         let all = try KVInspector.environments(data: data)
         let chosen = all.filter { path in stage.map { path.contains("/kv/\($0)/") } ?? true }
@@ -68,7 +75,7 @@ struct KVSessions: ParsableCommand {
                 print(
                     String(format: "  %-8llu  %9d  %12.2f  %12.0f%%  ", s.id, s.positions, s.meanEntries, share * 100)
                         + histogram.padding(toLength: max(15, histogram.count), withPad: " ", startingAt: 0) + "  "
-                        + label)
+                        + printable(label))
             }
         }
     }
@@ -93,17 +100,20 @@ struct KVShow: ParsableCommand {
         let all = try options.inspectors().map { inspector in
             let found = try inspector.sessions().first { ["\($0.id)", $0.name, $0.request].contains(session) }
             return (
-                path: inspector.path,
+                path: inspector.path, length: found?.positions ?? 0,
                 positions: try found.map { try inspector.positions(session: $0.id, from..<(from + count)) } ?? []
             )
         }
         guard all.contains(where: { !$0.positions.isEmpty }) else {
+            let longest = all.map(\.length).max() ?? 0
             throw KVStoreError(
-                .notFound, "find session \(session) in", path: options.data, advice: "'anira kv sessions' lists them")
+                .notFound, "find \(longest > 0 ? "positions from \(from) on of " : "")session \(session) in",
+                path: options.data,
+                advice: longest > 0 ? "it has \(longest)" : "'anira kv sessions' lists them")
         }
         if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.positions) })) }
-        for (path, positions) in all where !positions.isEmpty {
-            print("\(path): session \(session)")
+        for (path, _, positions) in all where !positions.isEmpty {
+            print("\(path): session \(printable(session))")
             for p in positions {
                 print(String(format: "  position %5d: %d entries, %d bytes", p.position, p.entries, p.bytes))
                 for entry in 0..<p.entries {
@@ -156,8 +166,8 @@ struct KVCollect: ParsableCommand {
     @Option(help: "Keep those of the last so many hours.") var keepHours: Double?
 
     func validate() throws {
-        guard keepMib ?? 0 >= 0, keepHours ?? 0 >= 0 else {
-            throw ValidationError("--keep-mib and --keep-hours must be 0 or more")
+        guard (0...1 << 40).contains(keepMib ?? 0), (0...1e9).contains(keepHours ?? 0) else {
+            throw ValidationError("--keep-mib must be 0…\(1 << 40), --keep-hours 0…1000000000")
         }
     }
 
@@ -173,6 +183,11 @@ struct KVCollect: ParsableCommand {
             print("\(path): removed \(count) unnamed sessions")
         }
     }
+}
+
+/// What a client chose, without what a terminal would obey.
+func printable(_ text: String) -> String {
+    String(text.unicodeScalars.map { $0.properties.generalCategory == .control ? "\u{FFFD}" : Character($0) })
 }
 
 /// Bytes in the unit that reads best.

@@ -6,18 +6,22 @@ import Messaging
 import Model
 import Proto
 import Router
+import Synchronization
 
 /// Where a request runs: the live suite, or the same engine in this process.
 struct TargetOptions: ParsableArguments {
     @Option(help: "The suite's client endpoint.") var endpoint = "tcp://127.0.0.1:5555"
     @Flag(help: "Run in this process instead, without services; needs --model.") var local = false
     @Option(help: "Checkpoint folder, with --local.") var model: String?
-    @Option(help: "Give up after so many seconds without a reply.") var timeout = 60.0
+    @Option(help: "Give up after so many seconds without a reply; the first must come within 5.") var timeout = 60.0
     @OptionGroup(title: "With --local") var compute: ComputeOptions
 
     func validate() throws {
-        guard !local || model != nil else { throw ValidationError("--local needs --model DIR") }
-        guard timeout > 0 else { throw ValidationError("--timeout must be above 0") }
+        guard local == (model != nil) else {
+            throw ValidationError(
+                local ? "--local needs --model DIR" : "--model is for --local: a running suite has its own")
+        }
+        try checkTimeout(timeout)
     }
 
     /// Runs one request; `onReply` sees what comes before the last reply, which is returned. An error reply throws.
@@ -122,8 +126,32 @@ func printJSON(_ reply: ClientReply) {
     say(String(decoding: ClientCodec.encode(reply, tensors: [], to: address)[0].bytes, as: UTF8.self))
 }
 
-/// A line on standard output, at once: pipes would hold `print` back.
-func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
+/// errno of the last text that could not be written; 0: none.
+private let outputFailure = Atomic<Int32>(0)
+
+/// Text on standard output, at once: pipes would hold `print` back.
+func show(_ text: String) {
+    print(text, terminator: "")
+    flushOutput()
+}
+
+private func flushOutput() {
+    if fflush(nil) != 0 { outputFailure.store(errno, ordering: .relaxed) }
+}
+
+/// Writes what is pending; throws when it, or anything before, could not be written.
+func endOutput() throws {
+    flushOutput()
+    let failure = outputFailure.load(ordering: .relaxed)
+    if failure != 0 { throw LineOutput.Failure.failed(code: failure) }
+}
+
+/// A line on standard output, at once.
+func say(_ line: String) { show("\(line)\n") }
+
+func checkTimeout(_ seconds: Double) throws {
+    guard seconds > 0, seconds <= 1e6 else { throw ValidationError("--timeout must be above 0, at most 1000000") }
+}
 
 /// A value as JSON with sorted keys.
 func printJSON(_ value: some Encodable) throws {

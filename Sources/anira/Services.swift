@@ -34,6 +34,10 @@ struct ServiceOptions: ParsableArguments {
 
     @OptionGroup var compute: ComputeOptions
 
+    func validate() throws {
+        guard !model.isEmpty, !data.isEmpty else { throw ValidationError("--model and --data must not be empty") }
+    }
+
     func checkpoint() throws -> Checkpoint { try compute.checkpoint(model) }
 }
 
@@ -58,8 +62,8 @@ struct TrafficOptions: ParsableArguments {
     }
 
     func validate() throws {
-        guard maxRequests > 0, maxBacklog > 0, chunk > 0 else {
-            throw ValidationError("--max-requests, --max-backlog and --chunk must be above 0")
+        guard maxRequests > 0, maxBacklog > 0, maxBacklog <= 1e9, chunk > 0 else {
+            throw ValidationError("--max-requests, --max-backlog (at most 1000000000) and --chunk must be above 0")
         }
     }
 }
@@ -78,7 +82,9 @@ struct RowOptions: ParsableArguments {
     var arguments: [String] { ["--max-rows", "\(maxRows)", "--prompt-rows", "\(promptRows)"] }
 
     func validate() throws {
-        guard maxRows > 0, promptRows > 0 else { throw ValidationError("--max-rows and --prompt-rows must be above 0") }
+        guard (1...65536).contains(maxRows), (1...65536).contains(promptRows) else {
+            throw ValidationError("--max-rows and --prompt-rows must be 1…65536")
+        }
     }
 }
 
@@ -106,7 +112,15 @@ struct WorkerOptions: ParsableArguments {
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
-        guard residentMiB > 0 else { throw ValidationError("--resident-mib must be above 0") }
+        try checkResident(residentMiB)
+        try checkEndpoint(connect, "--connect")
+        if let inbox, inbox != "none" { try checkEndpoint(inbox, "--inbox") }
+        // It names a folder and, before a '#', the connection.
+        let isName = name.map { $0.range(of: "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", options: .regularExpression) != nil }
+        guard isName ?? true else {
+            throw ValidationError(
+                "--name '\(name!)': give 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit")
+        }
         let isOpen = inbox.map { $0.contains("*") || $0.contains("0.0.0.0") } ?? false
         guard !isOpen || inboxAddress != nil || inbox!.contains("127.0.0.1") else {
             throw ValidationError(
@@ -188,6 +202,35 @@ struct CodaCommand: ParsableCommand {
     }
 }
 
+func checkResident(_ mebibytes: Int) throws {
+    guard (1...1 << 24).contains(mebibytes) else { throw ValidationError("--resident-mib must be 1…\(1 << 24)") }
+}
+
+/// An address that two processes can share.
+func checkEndpoint(_ endpoint: String, _ option: String) throws {
+    let port = endpoint.split(separator: ":", omittingEmptySubsequences: false).last ?? ""
+    let isTCP = endpoint.hasPrefix("tcp://") && (port == "*" || UInt16(port) != nil)
+    guard isTCP || (endpoint.hasPrefix("ipc://") && endpoint.utf8.count > 6) else {
+        throw ValidationError("\(option) '\(endpoint)': give tcp://ADDRESS:PORT, the port up to 65535, or ipc://FILE")
+    }
+}
+
+/// Why a command cannot go on.
+struct CommandError: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// option: which of the command line named it.
+func makeFolder(_ path: String, _ option: String, _ attributes: [FileAttributeKey: Any]? = nil) throws {
+    do {
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true, attributes: attributes)
+    } catch {
+        let reason = String(cString: strerror(errno))
+        throw CommandError(description: "\(option): cannot make the folder \(path): \(reason); choose another one")
+    }
+}
+
 struct RouterCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "router", abstract: "Run the Router: clients on one endpoint, workers on another.")
@@ -199,6 +242,11 @@ struct RouterCommand: ParsableCommand {
     @OptionGroup var traffic: TrafficOptions
     @OptionGroup var tracing: TraceOptions
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
+
+    func validate() throws {
+        try checkEndpoint(endpoint, "--endpoint")
+        try checkEndpoint(workers, "--workers")
+    }
 
     func run() throws {
         var configuration = RouterState.Configuration(checkpoint: try service.checkpoint())
@@ -221,15 +269,15 @@ struct RouterCommand: ParsableCommand {
     }
 }
 
-/// SIGTERM and SIGINT stop the service cleanly; a supervised one leaves SIGINT to its supervisor and also stops
-/// when that is gone.
+/// SIGTERM, SIGINT and SIGHUP stop the service cleanly; a supervised one leaves the last two, which a terminal sends to all, to
+/// its supervisor and also stops when that is gone.
 final class StopSignals {
     private var sources: [any DispatchSourceProtocol] = []
 
     init(supervised: Bool, stop: @escaping @Sendable () -> Void) {
         signal(SIGPIPE, SIG_IGN)
-        if supervised { signal(SIGINT, SIG_IGN) }
-        for number in supervised ? [SIGTERM] : [SIGTERM, SIGINT] {
+        if supervised { for number in [SIGINT, SIGHUP] { signal(number, SIG_IGN) } }
+        for number in supervised ? [SIGTERM] : [SIGTERM, SIGINT, SIGHUP] {
             // Never ignored: a signal that comes before the source is registered ends the process, as if it had come earlier.
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
             let registered = DispatchSemaphore(value: 0)

@@ -11,6 +11,8 @@ struct StatusCommand: ParsableCommand {
     @Flag(help: "Print the reply as a line of JSON.") var json = false
     @Flag(help: "Refresh every second until interrupted.") var watch = false
 
+    func validate() throws { try checkTimeout(timeout) }
+
     func run() throws {
         var target = try TargetOptions.parse(["--endpoint", endpoint])
         target.timeout = timeout

@@ -20,7 +20,8 @@ struct Top: ParsableCommand {
 
     func validate() throws {
         guard interval >= 0.1, interval <= 3600 else { throw ValidationError("--interval must be 0.1…3600") }
-        guard count >= 0, timeout > 0 else { throw ValidationError("--count must be 0 or more, --timeout above 0") }
+        guard count >= 0 else { throw ValidationError("--count must be 0 or more") }
+        try checkTimeout(timeout)
     }
 
     func run() throws {
@@ -30,8 +31,8 @@ struct Top: ParsableCommand {
         repeat {
             Thread.sleep(forTimeInterval: interval)
             let now = try look(client)
-            if isatty(STDOUT_FILENO) != 0 { FileHandle.standardOutput.write(Data("\u{1B}[2J\u{1B}[H".utf8)) }
-            FileHandle.standardOutput.write(Data((TopTable(before: last, after: now).text + "\n").utf8))
+            if isatty(STDOUT_FILENO) != 0 { show("\u{1B}[2J\u{1B}[H") }
+            say(TopTable(before: last, after: now).text)
             last = now
             looks += 1
         } while count == 0 || looks < count

@@ -86,7 +86,7 @@ struct TrainRun: ParsableCommand {
     }
 
     private func store(_ configuration: TrainingConfiguration) throws {
-        try FileManager.default.createDirectory(atPath: out, withIntermediateDirectories: true)
+        try makeFolder(out, "--out")
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         try AtomicFile.write(encoder.encode(configuration), to: "\(out)/training.json")

@@ -28,15 +28,15 @@ struct Up: ParsableCommand {
 
     func validate() throws {
         guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
-        guard residentMiB > 0 else { throw ValidationError("--resident-mib must be above 0") }
+        try checkResident(residentMiB)
+        try checkEndpoint(endpoint, "--endpoint")
     }
 
     func run() throws {
         let checkpoint = try service.checkpoint()
         try checkpoint.validate()
         let data = URL(fileURLWithPath: service.data).standardizedFileURL.path
-        try FileManager.default.createDirectory(
-            atPath: data, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        try makeFolder(data, "--data", [.posixPermissions: 0o700])
         let lock = try OwnerLock(path: "\(data)/suite.lock", what: "the data folder \(data)")
         if !memoryOnly { try Ledger.check(data: data, fingerprint: checkpoint.fingerprint) }
         let supervisor = Supervisor(log: service.log("up"))

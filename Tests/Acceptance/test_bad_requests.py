@@ -106,6 +106,16 @@ def test_a_bad_request_over_req_gets_its_one_reply(suite, model, what):
     check(ask(suite.endpoint, {"id": fresh_id()} | make(model), 5), words)
 
 
+def test_a_message_larger_than_any_request_is_not_read(client):
+    """Reading, and looking for what is wrong, took the Router half a minute for 3 MB, in which workers were lost."""
+    tokens = "1," * 1_000_000
+    for end in ("1]}}", '"x"]}}'):
+        client.send_frames(('{"id":"large","generate":{"tokens":[' + tokens + end).encode())
+        reply = client.receive(5)
+        assert reply.kind == "error" and reply.content["code"] == "CONTEXT_TOO_LONG", reply
+    check_still_serves(client)
+
+
 @pytest.mark.parametrize("what", BODIES)
 def test_a_body_that_is_no_request_gets_one_error(suite, proto, what):
     with Dealer(suite.endpoint, proto) as client:

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from suite import ROOT, Dealer, Refused, Suite, run
+from suite import ROOT, Dealer, Refused, Suite, run, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,19 @@ def test_a_trace_opens_as_json_and_follows_every_item_through_all_processes(mode
     for spans in lines.values():
         spans.sort()
         assert all(b[0] >= a[1] - 0.002 for a, b in zip(spans, spans[1:]))
+
+
+def test_a_trace_goes_on_after_the_router_was_killed(model, tmp_path):
+    trace = tmp_path / "trace.json"
+    with Suite(model.path, tmp_path / "suite", options=("--trace", str(trace))) as suite, \
+            Dealer(suite.endpoint) as client:
+        client.generate([1, 2, 3], 4)
+        (router,) = suite.workers()["router"]
+        os.kill(router, signal.SIGKILL)
+        wait_for(lambda: suite.workers()["router"] not in ([router], []), 20, "a new Router")
+        client.generate([1, 2, 3], 4)
+    events = json.loads(trace.read_text())
+    assert len({e["pid"] for e in events if e["ph"] == "X" and e["name"].startswith("request ")}) == 2
 
 
 def test_a_trace_that_cannot_be_written_is_one_clear_line(model, tmp_path):

@@ -1,6 +1,8 @@
 """The shipped checkpoints, the Python client, and the ten lines that the README shows."""
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from reference import Reference
-from suite import ROOT, SHIPPED, Dealer, Suite, ask, fresh_id, free_port
+from suite import BINARY, ROOT, SHIPPED, Dealer, Suite, ask, fresh_id, free_port
 
 CLIENT = ROOT / "clients/python"
 NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
@@ -112,6 +114,35 @@ def test_the_client_raises_what_the_suite_answers(mano, anira_client):
             anira.result("nobody-asked-this")
         with pytest.raises(anira_client.AniraError, match="NOT_FOUND"):
             anira.cancel("nobody-asked-this")
+
+
+def test_the_client_raises_what_comes_without_an_id(mano, anira_client):
+    suite, _ = mano
+    with anira_client.Anira(suite.endpoint) as anira:
+        with pytest.raises(anira_client.AniraError, match="CONTEXT_TOO_LONG"):
+            anira.generate([1] * 500_000)
+        with pytest.raises(ValueError):
+            anira.generate([1], depth={"policy": "cdf", "threshold": float("nan")})
+        with pytest.raises(TypeError):
+            anira.generate([1], id=5)
+
+
+def test_generate_reads_standard_input_and_tells_when_it_cannot_write(mano, tmp_path):
+    suite, expected = mano
+    item = expected["prompts"][0]
+    command = [BINARY, "generate", "--endpoint", suite.endpoint, "--max-new-tokens", "1", "-"]
+    done = subprocess.run(command, input=item["text"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout.strip()) == (0, item["answer"]), done
+
+    def no_files():  # as on a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    for words in (command, [*command, "--json"], [BINARY, "status", "--endpoint", suite.endpoint]):
+        with open(tmp_path / "out", "w") as out:
+            done = subprocess.run(words, input=item["text"], stdout=out, stderr=subprocess.PIPE, text=True, timeout=30,
+                                  preexec_fn=no_files)
+        assert done.returncode == 1 and "File too large" in done.stderr, done
 
 
 def test_the_client_times_out_when_nobody_answers(anira_client):

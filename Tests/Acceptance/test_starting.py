@@ -79,11 +79,24 @@ def test_a_store_of_another_model_is_refused_and_not_touched(models, tmp_path):
 @pytest.mark.parametrize("words", (
     ("nonsense",), ("up",), ("up", "--model"), ("up", "--model", "x", "--nonsense"),
     ("up", "--model", "x", "--cores", "many"), ("up", "--model", "x", "--cores", "0"), ("kv", "nonsense"),
-    ("status", "--endpoint"), ("core", "--nonsense"), ("generate", "--max-new-tokens", "many")), ids=" ".join)
+    ("status", "--endpoint"), ("core", "--nonsense"), ("generate", "--max-new-tokens", "many"),
+    ("status", "--timeout", "nan"), ("generate", "a", "--timeout", "1e300"), ("generate", "a", "--model", "x"),
+    ("kv", "gc", "--keep-hours", "1e18"), ("kv", "stat", "--stage", "decider"), ("up", "--model", "x", "--data", ""),
+    ("up", "--model", "x", "--max-rows", "1000000000"),
+    ("up", "--model", "x", "--endpoint", "tcp://127.0.0.1:99999"), ("up", "--model", "x", "--endpoint", "inproc://a"),
+    ("core", "--model", "x", "--name", "../x"), ("core", "--model", "x", "--name", ""),
+    ("bench", "kernels", "--inputs", "1000000000")), ids=" ".join)
 def test_a_usage_error_exits_64(words):
     done = run(*words)
     assert done.returncode == 64, done
-    assert done.stderr.strip()
+    assert done.stderr.strip() and "NSCocoa" not in done.stderr and "Fatal" not in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_clear_line(model, tmp_path):
+    (tmp_path / "file").touch()
+    done = run("up", "--model", model.path, "--data", tmp_path / "file" / "data")
+    assert done.returncode == 1 and "Not a directory" in done.stderr, done
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,14 @@ import Testing
         #expect(try again.resume(1, at: 2) == .ready)
     }
 
+    @Test func anotherModelsStoreThatHoldsNothingIsTakenOver() throws {
+        try KVStore(configuration(path, fingerprint: "model-a-int8")).close()
+        let store = try KVStore(configuration(path))
+        try store.write(1, [1, 2])
+        store.close()
+        #expect(try KVInspector(path: path).summary().fingerprint == "model-a")
+    }
+
     @Test func anotherSchemaIsRefusedNamingBoth() throws {
         try KVStore(configuration(path)).close()
         try edit(path) { try $0.put("meta", Array("schema".utf8), Array("3".utf8)) }

@@ -54,6 +54,23 @@ struct CodecTests {
     @Test("Text that is not JSON is answered in JSON, which its sender can read")
     func text() { #expect(decode([Array("hello".utf8)]).address.isJSON) }
 
+    /// A list of a million tokens of which the last was none held the Router up for half a minute.
+    @Test(
+        "What is wrong in a long list is named, in a very long one not looked for, and beyond the model's size not read"
+    )
+    func long() {
+        func body(_ count: Int) -> [UInt8] {
+            Array((#"{"id":"r","generate":{"tokens":["# + String(repeating: "1,", count: count) + #""x"]}}"#).utf8)
+        }
+        #expect(refusal([body(20_000)]).hasPrefix("generate.tokens[20000]:"))
+        let long = decode([body(100_000)])
+        #expect(long.id == "r")
+        #expect(refusal([body(100_000)]).hasPrefix("body: a field is unknown"))
+        let received = ClientCodec.decode(routingID: [7], [Frame(body(100_000))], mostBytes: 1 << 17)
+        guard case .failure(let refusal) = received.request else { return #expect(Bool(false)) }
+        #expect(refusal.code == .contextTooLong)
+    }
+
     @Test("Random bytes never trap")
     func random() {
         var state: UInt64 = 1

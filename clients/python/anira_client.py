@@ -86,11 +86,13 @@ class Anira:
     # --- messages ---
 
     def _send(self, operation, id=None, deadline_ms=None):
+        if not isinstance(id, (str, type(None))):
+            raise TypeError(f"id must be a string, found {id!r}")
         body = {"id": id or uuid.uuid4().hex} | operation
         if deadline_ms is not None:
             body["deadline_ms"] = deadline_ms
         try:
-            self._socket.send(json.dumps(body).encode())
+            self._socket.send(json.dumps(body, allow_nan=False).encode())
         except zmq.Again:
             raise AniraTimeout(self.endpoint, self.timeout, body["id"]) from None
         self._replies[body["id"]] = deque()
@@ -104,9 +106,12 @@ class Anira:
                 raise AniraTimeout(self.endpoint, self.timeout, id)
             body, *frames = self._socket.recv_multipart()
             reply = json.loads(body)
-            waiting = self._replies.get(reply.pop("id", None))
+            to = reply.pop("id", "")
+            (kind, content), = reply.items()
+            if not to and kind == "error":  # a message that could not be read at all: this call's, as far as one can tell
+                self._replies[id].append((kind, content))
+            waiting = self._replies.get(to)
             if waiting is not None:
-                (kind, content), = reply.items()
                 waiting.append((kind, content | ({"logits_bytes": frames[0]} if frames else {})))
         kind, content = self._replies[id].popleft()
         if kind == "error":
