@@ -164,8 +164,10 @@ struct Validator: Sendable {
         }
         if rule.policy == .perToken {
             guard lengths.contains(r.values.count) else {
+                let most = lengths.count > 1 ? ", at most \(lengths.upperBound) with those of new tokens" : ""
                 throw Refusal.invalid(
-                    "\(field).values", "\(r.values.count) values for \(lengths.lowerBound) tokens; give one a token")
+                    "\(field).values",
+                    "\(r.values.count) values for \(lengths.lowerBound) tokens; give one a token\(most)")
             }
             depths = try r.values.enumerated().map { UInt8(try level($1, "\(field).values[\($0)]")) }
         }

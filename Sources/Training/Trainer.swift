@@ -63,6 +63,10 @@ public final class Trainer {
         lock = try FolderLock(directory)
         if resume {
             let state = try TrainingState.load(lanes, optimizer, from: directory)
+            guard state.step <= configuration.steps else {
+                throw TrainingError(
+                    "the run in \(directory) is at step \(state.step) already; give --steps \(state.step) or more")
+            }
             step = state.step
             schedule = Schedule(configuration, accuracy: state.accuracy, learnedAt: state.learnedAt)
         }

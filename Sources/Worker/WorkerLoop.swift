@@ -18,6 +18,7 @@ struct WorkerLoop: ~Copyable {
     private let inbox: Socket
     private let peers: Peers
     private let routingID: String
+    private let router: String
     private var cancelled = Cancelled()
     private var ways = Ways()
     /// Results that the Router did not take yet.
@@ -32,6 +33,8 @@ struct WorkerLoop: ~Copyable {
     private var lastHeard = monotonicNanoseconds()
     private var lastHousekeeping = monotonicNanoseconds()
     private var registered = false
+    /// When to say that no Router answers; 0: it was said, or one did.
+    private var complaint = monotonicNanoseconds() + 5_000_000_000
     private var progress: UInt64 = 0
     private var busyNS: UInt64 = 0
     private var lastFigures: UInt64 = 0
@@ -51,6 +54,7 @@ struct WorkerLoop: ~Copyable {
             try inbox.bind(endpoint)
             ready.inbox = configuration.inboxAddress ?? inbox.endpoint
         }
+        router = configuration.router
         self.socket = socket
         self.inbox = inbox
         self.peers = peers
@@ -145,6 +149,10 @@ struct WorkerLoop: ~Copyable {
             log.warning("no sign of the Router, registering again")
             registered = false
         }
+        if complaint > 0, now > complaint {
+            complaint = 0
+            log.warning("no Router answers at \(router); waiting for one")
+        }
         guard !registered, now - lastReady >= UInt64(heartbeatMS) * 1_000_000 else { return }
         do {
             // IMMEDIATE queues nothing while the Router is away: try again soon.
@@ -188,6 +196,7 @@ struct WorkerLoop: ~Copyable {
                 heartbeatMS = max(10, Int(try Anira_Worker_V1_ReadyAck(serializedBytes: header).heartbeatMs))
                 if !registered { log.info("registered") }
                 registered = true
+                complaint = 0
             case .refused:
                 let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
                 throw WorkerError(description: "the Router refused this worker: \(refused.reason)")

@@ -78,5 +78,6 @@ struct EvaluationText {
 
     private func share(_ value: Double?) -> String { value.map { String(format: "%.3f", $0) } ?? "" }
 
-    private func depth(_ value: Double) -> String { String(format: "%.2f", value) }
+    /// 0 is that of no token.
+    private func depth(_ value: Double) -> String { value == 0 ? "–" : String(format: "%.2f", value) }
 }

@@ -21,7 +21,7 @@ struct Generate: ParsableCommand {
     @Flag(help: "Print each reply as a line of JSON.") var json = false
 
     func run() throws {
-        let painter = DepthPainter(enabled: isatty(STDOUT_FILENO) != 0)
+        let painter = DepthPainter()
         let words = try prompt.prompt()
         var streamed = 0
         let last = try target.run(try request(words)) { reply in
@@ -80,7 +80,8 @@ struct Generate: ParsableCommand {
 
 /// Colours from blue (depth 1) over green to red (depth 6 and more).
 struct DepthPainter {
-    let enabled: Bool
+    /// On a terminal, unless the environment says NO_COLOR.
+    let enabled = isatty(STDOUT_FILENO) != 0 && (ProcessInfo.processInfo.environment["NO_COLOR"] ?? "").isEmpty
     private static let colours = [33, 37, 35, 178, 208, 196]
 
     func paint(_ text: String, _ depth: Int32?) -> String {

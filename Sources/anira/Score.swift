@@ -25,7 +25,7 @@ struct ScoreCommand: ParsableCommand {
         guard case .scored(let scored) = last.reply.reply else { return }
         let words =
             tokens.isEmpty ? text.split(whereSeparator: \.isWhitespace).map(String.init) : tokens.map(String.init)
-        let painter = DepthPainter(enabled: isatty(STDOUT_FILENO) != 0)
+        let painter = DepthPainter()
         let width = max(5, words.map(\.count).max() ?? 0)
         print("token".padding(toLength: width, withPad: " ", startingAt: 0) + "  depth   logprob")
         for (index, word) in words.enumerated() where index < scored.depths.count {

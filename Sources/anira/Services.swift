@@ -113,6 +113,7 @@ struct WorkerOptions: ParsableArguments {
 
     func validate() throws {
         try checkResident(residentMiB)
+        try checkMemoryOnly(memoryOnly, durability)
         try checkEndpoint(connect, "--connect")
         if let inbox, inbox != "none" { try checkEndpoint(inbox, "--inbox") }
         // It names a folder and, before a '#', the connection.
@@ -206,6 +207,12 @@ func checkResident(_ mebibytes: Int) throws {
     guard (1...1 << 24).contains(mebibytes) else { throw ValidationError("--resident-mib must be 1…\(1 << 24)") }
 }
 
+func checkMemoryOnly(_ memoryOnly: Bool, _ durability: Durability) throws {
+    guard !memoryOnly || durability == .process else {
+        throw ValidationError("--memory-only keeps nothing, --durability power everything: give one of them")
+    }
+}
+
 /// An address that two processes can share.
 func checkEndpoint(_ endpoint: String, _ option: String) throws {
     let port = endpoint.split(separator: ":", omittingEmptySubsequences: false).last ?? ""
@@ -244,6 +251,7 @@ struct RouterCommand: ParsableCommand {
     @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
+        try checkMemoryOnly(memoryOnly, durability)
         try checkEndpoint(endpoint, "--endpoint")
         try checkEndpoint(workers, "--workers")
     }

@@ -32,7 +32,7 @@ struct Top: ParsableCommand {
             Thread.sleep(forTimeInterval: interval)
             let now = try look(client)
             if isatty(STDOUT_FILENO) != 0 { show("\u{1B}[2J\u{1B}[H") }
-            say(TopTable(before: last, after: now).text)
+            say(TopTable(before: last, after: now, columns: terminalColumns()).text)
             last = now
             looks += 1
         } while count == 0 || looks < count
@@ -50,11 +50,22 @@ struct Top: ParsableCommand {
     }
 }
 
+/// Columns of the terminal on standard output; as many as one likes where there is none.
+private func terminalColumns() -> Int {
+    var size = winsize()
+    guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return .max }
+    return Int(size.ws_col)
+}
+
 /// Two looks at the suite as a table of what happened between them.
 struct TopTable {
     typealias Look = (time: UInt64, status: Anira_V1_SuiteStatus)
     let before: Look
     let after: Look
+    /// Of the terminal: what it has no room for is left out.
+    let columns: Int
+    private var showsBars: Bool { columns >= 110 }
+    private var showsCache: Bool { columns >= 92 }
 
     private var seconds: Float { Float(after.time - before.time) / 1e9 }
 
@@ -65,7 +76,8 @@ struct TopTable {
             "\(s.model.name), K = \(s.model.maxDepth), \(s.model.decider) decider    "
                 + "\(s.running) running, \(s.waiting) waiting, \(String(format: "%.1f", done)) requests/s    "
                 + "\(s.sessions) sessions",
-            "worker      state      wait  tokens/s  steps/s   rows   busy                       cache MiB  depth 1…K",
+            "worker      state      wait  tokens/s  steps/s   rows   busy" + (showsBars ? "                  " : "")
+                + (showsCache ? "  cache MiB" : "") + "  depth 1…K",
         ]
         for stage in s.stages {
             if stage.workers.isEmpty { lines.append("\(stage.name): no worker") }
@@ -79,16 +91,18 @@ struct TopTable {
         let old = before.status.stages.flatMap(\.workers).first { $0.name == worker.name && $0.pid == worker.pid }
         let steps = worker.steps - (old?.steps ?? 0)
         let rows = worker.rowsPerStep * worker.steps - (old.map { $0.rowsPerStep * $0.steps } ?? 0)
-        return [
+        var fields = [
             worker.name.padding(toLength: 10, withPad: " ", startingAt: 0),
             worker.state.padding(toLength: 8, withPad: " ", startingAt: 0),
             String(format: "%5d", worker.inFlight),
             String(format: "%8.1f", (worker.tokens - (old?.tokens ?? 0)) / seconds),
             String(format: "%7.1f", steps / seconds),
             String(format: "%5.1f", steps > 0 ? rows / steps : 0),
-            String(format: "%4.0f%%", worker.busy * 100), bar(worker.busy),
-            String(format: "%9.1f", worker.kv.residentMib), depths(worker, old),
-        ].joined(separator: "  ")
+            String(format: "%4.0f%%", worker.busy * 100),
+        ]
+        if showsBars { fields.append(bar(worker.busy)) }
+        if showsCache { fields.append(String(format: "%9.1f", worker.kv.residentMib)) }
+        return (fields + [depths(worker, old)]).joined(separator: "  ")
     }
 
     private func bar(_ share: Float) -> String {

@@ -29,6 +29,7 @@ struct Up: ParsableCommand {
     func validate() throws {
         guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
         try checkResident(residentMiB)
+        try checkMemoryOnly(memoryOnly, durability)
         try checkEndpoint(endpoint, "--endpoint")
     }
 

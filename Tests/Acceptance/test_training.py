@@ -118,6 +118,13 @@ def test_going_on_cannot_change_the_model(binary, tmp_path, words):
     assert done.returncode == 64 and content(tmp_path / "run") == before
 
 
+def test_a_run_cannot_go_back(binary, tmp_path):
+    train(tmp_path / "run", "--steps", 20)
+    before = content(tmp_path / "run")
+    done = anira("train", "--resume", "--out", tmp_path / "run", "--steps", 3, check=False)
+    assert done.returncode == 1 and "step 20 already" in done.stderr and content(tmp_path / "run") == before
+
+
 def test_two_trainers_do_not_share_a_folder(binary, tmp_path):
     train(tmp_path / "run", "--steps", 20)
     words = ["train", "--resume", "--out", tmp_path / "run", "--steps", "1000000"]
