@@ -98,6 +98,8 @@ private struct RouterLoop: ~Copyable {
     /// What the ledger did not take, oldest first: tried again with each tick.
     private var unwritten: [Ending] = []
     private static let mostUnwritten = 1024
+    /// Why; until the next tick nothing else is tried.
+    private var writeFailure: KVStoreError?
     private let trace: TraceFile?
 
     init(
@@ -136,7 +138,7 @@ private struct RouterLoop: ~Copyable {
             if ready.second { for _ in 0..<256 { guard takeClientMessage() else { break } } }
             if monotonicNanoseconds() >= nextTick {
                 feed(.tick)
-                if !unwritten.isEmpty { _ = writeEndings() }
+                if !unwritten.isEmpty { writeEndings() }
                 nextTick = monotonicNanoseconds() + tickNS
             }
             perform(state.flush(now: monotonicNanoseconds()))
@@ -151,6 +153,7 @@ private struct RouterLoop: ~Copyable {
         }
         feed(.abandon)
         answerClients()
+        if !unwritten.isEmpty { writeEndings() }
         trace?.close()
         ledger?.close()
     }
@@ -220,51 +223,52 @@ private struct RouterLoop: ~Copyable {
         }
     }
 
-    /// What a reply promises has been written before it goes out; when that fails, the reply says so instead.
+    /// What a success promises has been written before it goes out; when that fails, the reply says so instead.
     private mutating func end(_ ending: Ending) {
-        var failure: KVStoreError?
-        if ledger != nil, ending.answer != nil || ending.session != nil {
+        let isKept = ledger != nil && (ending.answer != nil || ending.session != nil)
+        if isKept {
             unwritten.append(ending)
             unwritten[unwritten.count - 1].replies = []
-            failure = writeEndings()
+            if writeFailure == nil { writeEndings() }
         }
         for (reply, tensors, client) in ending.replies {
-            guard let failure else {
+            if isKept, let writeFailure, !isError(reply) {
+                attempt(.reply(unkept(reply, ending, writeFailure), tensors: [], to: client))
+            } else {
                 attempt(.reply(reply, tensors: tensors, to: client))
-                continue
             }
-            let told = ClientReply.with {
-                $0.id = reply.id
-                $0.error.code = (failure.code == .full ? ErrorCode.storeFull : .internal).rawValue
-                $0.error.message =
-                    "the answer is there but could not be written: \(failure). Make room and ask for the result of "
-                    + "'\(ending.answer?.id ?? reply.id)'"
-            }
-            attempt(.reply(told, tensors: [], to: client))
         }
     }
 
-    /// Writes what is not written yet; why that failed.
-    private mutating func writeEndings() -> KVStoreError? {
+    private func isError(_ reply: ClientReply) -> Bool { if case .error = reply.reply { true } else { false } }
+
+    private func unkept(_ reply: ClientReply, _ ending: Ending, _ failure: KVStoreError) -> ClientReply {
+        .with {
+            $0.id = reply.id
+            $0.error.code = (failure.code == .full ? ErrorCode.storeFull : .internal).rawValue
+            $0.error.message =
+                "the answer is there but could not be written: \(failure). Make room and ask for the result of "
+                + "'\(ending.answer?.id ?? reply.id)'"
+        }
+    }
+
+    /// Writes what is not written yet, or notes why that failed.
+    private mutating func writeEndings() {
         do {
             try ledger?.put(unwritten)
             unwritten = []
-            return nil
-        } catch let error as KVStoreError {
-            return notWritten(error)
+            writeFailure = nil
         } catch {
-            return notWritten(
-                KVStoreError(.system, "write sessions and answers (\(error)) to", path: "\(options.data ?? "")/router"))
+            log.error("\(error)")
+            writeFailure =
+                error as? KVStoreError
+                ?? KVStoreError(
+                    .system, "write sessions and answers (\(error)) to", path: "\(options.data ?? "")/router")
         }
-    }
-
-    private mutating func notWritten(_ error: KVStoreError) -> KVStoreError {
-        log.error("\(error)")
-        if unwritten.count > Self.mostUnwritten {
-            unwritten.removeFirst()
-            log.error("gave up writing the oldest of \(Self.mostUnwritten) answers that could not be written")
-        }
-        return error
+        guard unwritten.count > Self.mostUnwritten else { return }
+        log.error(
+            "gave up writing \(unwritten.count - Self.mostUnwritten) answers, the oldest that could not be written")
+        unwritten.removeFirst(unwritten.count - Self.mostUnwritten)
     }
 
     private mutating func attempt(_ action: RouterAction) {

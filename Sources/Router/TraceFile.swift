@@ -20,9 +20,9 @@ final class TraceFile {
     private var failed = false
     private let log: Logger
 
-    /// A file that a killed Router left without an end is gone on with; any other is replaced.
+    /// A trace that a killed Router left without an end is gone on with; any other file is replaced.
     init(path: String, log: Logger) throws {
-        let goesOn = Self.isWithoutEnd(path)
+        let goesOn = Self.reopen(path)
         guard goesOn || FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8)),
             let file = FileHandle(forWritingAtPath: path)
         else {
@@ -36,12 +36,19 @@ final class TraceFile {
         buffer.append(Self.event("process_name", "M", process: getpid(), extra: #""args":{"name":"router"}"#))
     }
 
-    private static func isWithoutEnd(_ path: String) -> Bool {
-        guard let file = FileHandle(forReadingAtPath: path) else { return false }
+    /// Cuts a trace without an end after its last whole event; false where there is none.
+    private static func reopen(_ path: String) -> Bool {
+        guard let file = FileHandle(forUpdatingAtPath: path) else { return false }
         do {
+            guard try file.read(upToCount: 2) == Data("[\n".utf8) else { return false }
             let end = try file.seekToEnd()
-            try file.seek(toOffset: end - min(end, 2))
-            return try file.readToEnd().map { $0 == Data(",\n".utf8) } ?? false
+            let start = end - min(end, 1 << 16)
+            try file.seek(toOffset: start)
+            guard let rest = try file.readToEnd(), rest.suffix(2) != Data("]\n".utf8),
+                let last = rest.range(of: Data(",\n".utf8), options: .backwards)
+            else { return false }
+            try file.truncate(atOffset: start + UInt64(last.upperBound))
+            return true
         } catch {
             return false
         }
