@@ -46,8 +46,45 @@ extension TargetOptions {
     private func ask(
         _ request: ClientRequest, _ onReply: (ClientReply) -> Void
     ) throws -> (reply: ClientReply, tensors: [Frame]) {
+        let interruption = Interruption(request, endpoint)
+        defer { interruption?.end() }
         let client = try Client(endpoint: endpoint, context: Context())
         return try client.run(request, seconds: timeout, onReply: onReply)
+    }
+}
+
+/// Ctrl-C ends a request that would otherwise run on without anyone to read it, and then this process.
+private final class Interruption: @unchecked Sendable {  // the source is made once, and safe to cancel anywhere
+    private let source = DispatchSource.makeSignalSource(signal: SIGINT, queue: .global())
+    private let isRaised = Atomic(false)
+
+    /// nil for what is answered at once.
+    init?(_ request: ClientRequest, _ endpoint: String) {
+        switch request.operation {
+        case .generate, .score: break
+        default: return nil
+        }
+        signal(SIGINT, SIG_IGN)
+        source.setEventHandler { [self] in
+            isRaised.store(true, ordering: .releasing)
+            do {
+                let client = try Client(endpoint: endpoint, context: Context())
+                let cancel = ClientRequest.with {
+                    $0.id = newRequestID("cancel")
+                    $0.cancel.id = request.id
+                }
+                _ = try client.run(cancel, seconds: 2)  // the request's own end is next
+            } catch {
+                FileHandle.standardError.write(Data("the request may run on: \(error)\n".utf8))
+                Foundation.exit(130)
+            }
+        }
+        source.resume()
+    }
+
+    func end() {
+        source.cancel()
+        if isRaised.load(ordering: .acquiring) { Foundation.exit(130) }
     }
 }
 

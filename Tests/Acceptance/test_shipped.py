@@ -1,6 +1,7 @@
 """The shipped checkpoints, the Python client, and the ten lines that the README shows."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from reference import Reference
-from suite import BINARY, ROOT, SHIPPED, Dealer, Suite, ask, fresh_id, free_port
+from suite import BINARY, ROOT, SHIPPED, Dealer, Suite, ask, fresh_id, free_port, wait_for
 
 CLIENT = ROOT / "clients/python"
 NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
@@ -143,6 +144,24 @@ def test_generate_reads_standard_input_and_tells_when_it_cannot_write(mano, tmp_
             done = subprocess.run(words, input=item["text"], stdout=out, stderr=subprocess.PIPE, text=True, timeout=30,
                                   preexec_fn=no_files)
         assert done.returncode == 1 and "File too large" in done.stderr, done
+
+
+def test_an_interrupted_generate_cancels_its_request(mano):
+    suite, _ = mano
+    (core,) = suite.workers()["core"]
+
+    def running():
+        return ask(suite.endpoint, {"id": fresh_id(), "status": {}}).content["running"]
+
+    os.kill(core, signal.SIGSTOP)
+    try:
+        process = subprocess.Popen([BINARY, "generate", "--endpoint", suite.endpoint, "--tokens", "1,2,3"])
+        wait_for(lambda: running() == 1, 10, "the request")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert running() == 0
+    finally:
+        os.kill(core, signal.SIGCONT)
 
 
 def test_the_client_times_out_when_nobody_answers(anira_client):
