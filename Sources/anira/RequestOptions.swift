@@ -55,7 +55,7 @@ extension TargetOptions {
 
 /// Ctrl-C ends a request that would otherwise run on without anyone to read it, and then this process.
 private final class Interruption: @unchecked Sendable {  // the source is made once, and safe to cancel anywhere
-    private let source = DispatchSource.makeSignalSource(signal: SIGINT, queue: .global())
+    private let source: any DispatchSourceSignal
     private let isRaised = Atomic(false)
 
     /// nil for what is answered at once.
@@ -65,6 +65,7 @@ private final class Interruption: @unchecked Sendable {  // the source is made o
         default: return nil
         }
         signal(SIGINT, SIG_IGN)
+        source = DispatchSource.makeSignalSource(signal: SIGINT, queue: .global())
         source.setEventHandler { [self] in
             isRaised.store(true, ordering: .releasing)
             do {
