@@ -73,12 +73,14 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         }
     }
 
-    private static func makeFolder(_ path: String) throws {
+    /// One that only its owner may enter, where it is missing.
+    public static func makeFolder(_ path: String) throws {
         do {
             try FileManager.default.createDirectory(
                 atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
         } catch {
-            throw KVStoreError(.system, "make the folder", path: path, result: errno)
+            throw KVStoreError(
+                .system, "make the folder", path: path, result: errno, advice: "choose another --data folder")
         }
     }
 

@@ -76,9 +76,10 @@ public final class PackedMatrix: @unchecked Sendable {  // written in init only
     public func multiply(
         _ x: UnsafePointer<Float>, rows: Int, outputs: Int? = nil, into y: UnsafeMutablePointer<Float>
     ) {
+        let outputs = outputs ?? self.outputs
+        precondition(outputs <= self.outputs)
         var matrix = matrix
-        precondition(outputs ?? self.outputs <= self.outputs)
-        matrix.n = Int32(outputs ?? self.outputs)
+        matrix.n = Int32(outputs)
         anira_matmul(x, Int32(inputs), &matrix, Int32(rows), y, matrix.n)
     }
 

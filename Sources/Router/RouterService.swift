@@ -49,7 +49,6 @@ public final class RouterService: Sendable {
         self.options = options
         var configuration = configuration
         configuration.firstNumber = UInt64(Date().timeIntervalSince1970) << 20
-        configuration.hasLedger = options.data != nil
         configuration.durability = options.data == nil ? "memory" : options.durability.rawValue
         self.configuration = configuration
         self.context = context

@@ -42,8 +42,8 @@ public struct RouterState {
         /// Request numbers begin here, and session numbers where there is no ledger: beyond those of an earlier run, of
         /// which workers may still hold something.
         public var firstNumber: UInt64 = 0
-        public var hasLedger = true
-        /// What the ledger's contents survive: "memory", "process" or "power".
+        public var hasLedger: Bool { durability != "memory" }
+        /// What the ledger's contents survive: "process" or "power"; "memory": there is none.
         public var durability = "process"
         /// Whether actions say when things happened.
         public var traces = false

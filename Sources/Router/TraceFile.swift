@@ -22,10 +22,7 @@ final class TraceFile {
 
     /// A trace that a killed Router left without an end is gone on with; any other file is replaced.
     init(path: String, log: Logger) throws {
-        let goesOn = Self.reopen(path)
-        guard goesOn || FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8)),
-            let file = FileHandle(forWritingAtPath: path)
-        else {
+        guard let file = Self.reopened(path) ?? Self.made(path) else {
             throw RouterError(
                 description: "cannot write the trace \(path); choose a folder that exists and may be written to")
         }
@@ -36,21 +33,26 @@ final class TraceFile {
         buffer.append(Self.event("process_name", "M", process: getpid(), extra: #""args":{"name":"router"}"#))
     }
 
-    /// Cuts a trace without an end after its last whole event; false where there is none.
-    private static func reopen(_ path: String) -> Bool {
-        guard let file = FileHandle(forUpdatingAtPath: path) else { return false }
+    private static func made(_ path: String) -> FileHandle? {
+        let isThere = FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8))
+        return isThere ? FileHandle(forWritingAtPath: path) : nil
+    }
+
+    /// A trace without an end, cut after its last whole event; nil where there is none.
+    private static func reopened(_ path: String) -> FileHandle? {
+        guard let file = FileHandle(forUpdatingAtPath: path) else { return nil }
         do {
-            guard try file.read(upToCount: 2) == Data("[\n".utf8) else { return false }
+            guard try file.read(upToCount: 2) == Data("[\n".utf8) else { return nil }
             let end = try file.seekToEnd()
             let start = end - min(end, 1 << 16)
             try file.seek(toOffset: start)
             guard let rest = try file.readToEnd(), rest.suffix(2) != Data("]\n".utf8),
                 let last = rest.range(of: Data(",\n".utf8), options: .backwards)
-            else { return false }
+            else { return nil }
             try file.truncate(atOffset: start + UInt64(last.upperBound))
-            return true
+            return file
         } catch {
-            return false
+            return nil  // a new one then, or the reason why there is none
         }
     }
 

@@ -59,7 +59,7 @@ public final class Trainer {
             try validationRows.row(at: UInt64(index), size: nil)
         }
         schedule = Schedule(configuration)
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        try Self.makeFolder(directory)
         lock = try FolderLock(directory)
         if resume {
             let state = try TrainingState.load(lanes, optimizer, from: directory)
@@ -72,6 +72,15 @@ public final class Trainer {
         }
         try log.truncate(after: step)
         if !resume { try save() }
+    }
+
+    private static func makeFolder(_ path: String) throws {
+        do {
+            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        } catch {
+            throw TrainingError(
+                "cannot make the folder \(path): \(String(cString: strerror(errno))); choose another one")
+        }
     }
 
     private static func initialWeights(

@@ -39,7 +39,7 @@ struct Eval: ParsableCommand {
             throw ValidationError("give --model DIR or --endpoint E, one of them")
         }
         guard (1...10_000_000).contains(rows) else { throw ValidationError("--rows must be 1…10000000") }
-        guard timeout > 0, timeout <= 1e6 else { throw ValidationError("--timeout must be above 0, at most 1000000") }
+        try checkTimeout(timeout)
         guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {
             throw ValidationError("--thresholds must be 0…1, such as 0.3,0.5")
         }

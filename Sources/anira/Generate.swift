@@ -33,7 +33,7 @@ struct Generate: ParsableCommand {
         }
         if json { return printJSON(last.reply) }
         guard case .completed(let result) = last.reply.reply else { return }
-        if depths { return compare(result, words, painter) }
+        if depths { return showDepths(result, words, painter) }
         print()
     }
 
@@ -54,7 +54,7 @@ struct Generate: ParsableCommand {
 
     /// Two lines: words over the depth each position spent. The depth under a word is what was spent at its
     /// position, that is, on predicting the next word.
-    private func compare(
+    private func showDepths(
         _ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter
     ) {
         let prompt =

@@ -48,6 +48,20 @@ struct TraceOptions: ParsableArguments {
     var trace: String?
 }
 
+/// What a service keeps on disk.
+struct KeepingOptions: ParsableArguments {
+    @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
+    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
+
+    var arguments: [String] { ["--durability", durability.rawValue] + (memoryOnly ? ["--memory-only"] : []) }
+
+    func validate() throws {
+        guard !memoryOnly || durability == .process else {
+            throw ValidationError("--memory-only keeps nothing, --durability power everything: give one of them")
+        }
+    }
+}
+
 /// How much the Router takes on.
 struct TrafficOptions: ParsableArguments {
     @Option(help: "Most requests running at once; more are answered OVERLOADED.") var maxRequests = 1024
@@ -105,15 +119,13 @@ struct WorkerOptions: ParsableArguments {
     var inboxAddress: String?
     @Option(help: "Name, stable across restarts: it owns a shard of the store. Default: the stage and 0.")
     var name: String?
-    @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
+    @OptionGroup var keeping: KeepingOptions
     @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values, in MiB.") var residentMiB =
         1024
     @OptionGroup var rows: RowOptions
-    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
         try checkResident(residentMiB)
-        try checkMemoryOnly(memoryOnly, durability)
         try checkEndpoint(connect, "--connect")
         if let inbox, inbox != "none" { try checkEndpoint(inbox, "--inbox") }
         // It names a folder and, before a '#', the connection.
@@ -135,8 +147,8 @@ struct WorkerOptions: ParsableArguments {
     ) throws {
         let name = name ?? "\(stage.rawValue)-0"
         var configuration = WorkerConfiguration(
-            stage: stage, name: name, router: connect, data: memoryOnly ? nil : service.data)
-        configuration.durability = durability
+            stage: stage, name: name, router: connect, data: keeping.memoryOnly ? nil : service.data)
+        configuration.durability = keeping.durability
         configuration.residentMiB = residentMiB
         configuration.limits = rows.limits
         configuration.kv = service.compute.kv
@@ -207,12 +219,6 @@ func checkResident(_ mebibytes: Int) throws {
     guard (1...1 << 24).contains(mebibytes) else { throw ValidationError("--resident-mib must be 1…\(1 << 24)") }
 }
 
-func checkMemoryOnly(_ memoryOnly: Bool, _ durability: Durability) throws {
-    guard !memoryOnly || durability == .process else {
-        throw ValidationError("--memory-only keeps nothing, --durability power everything: give one of them")
-    }
-}
-
 /// An address that two processes can share.
 func checkEndpoint(_ endpoint: String, _ option: String) throws {
     let port = endpoint.split(separator: ":", omittingEmptySubsequences: false).last ?? ""
@@ -222,36 +228,17 @@ func checkEndpoint(_ endpoint: String, _ option: String) throws {
     }
 }
 
-/// Why a command cannot go on.
-struct CommandError: Error, CustomStringConvertible {
-    let description: String
-}
-
-/// option: which of the command line named it.
-func makeFolder(_ path: String, _ option: String, _ attributes: [FileAttributeKey: Any]? = nil) throws {
-    do {
-        try FileManager.default.createDirectory(
-            atPath: path, withIntermediateDirectories: true, attributes: attributes)
-    } catch {
-        let reason = String(cString: strerror(errno))
-        throw CommandError(description: "\(option): cannot make the folder \(path): \(reason); choose another one")
-    }
-}
-
 struct RouterCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "router", abstract: "Run the Router: clients on one endpoint, workers on another.")
     @OptionGroup var service: ServiceOptions
     @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"
     @Option(help: "Where workers connect.") var workers = "tcp://127.0.0.1:5556"
-    @Option(help: "What sessions and answers survive: process (kill -9) or power (a power cut too).")
-    var durability = Durability.process
+    @OptionGroup var keeping: KeepingOptions
     @OptionGroup var traffic: TrafficOptions
     @OptionGroup var tracing: TraceOptions
-    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
-        try checkMemoryOnly(memoryOnly, durability)
         try checkEndpoint(endpoint, "--endpoint")
         try checkEndpoint(workers, "--workers")
     }
@@ -262,10 +249,10 @@ struct RouterCommand: ParsableCommand {
         configuration.limits.backlogSeconds = traffic.maxBacklog
         configuration.chunk = traffic.chunk
         configuration.kv = service.compute.kv
-        var options = RouterOptions(workers: workers, data: memoryOnly ? nil : service.data)
+        var options = RouterOptions(workers: workers, data: keeping.memoryOnly ? nil : service.data)
         options.endpoint = endpoint
         options.trace = tracing.trace
-        options.durability = durability
+        options.durability = keeping.durability
         configuration.traces = tracing.trace != nil
         let model = configuration.modelName
         options.onReady = { say("anira is ready: \(model) on \($0)") }

@@ -86,7 +86,6 @@ struct TrainRun: ParsableCommand {
     }
 
     private func store(_ configuration: TrainingConfiguration) throws {
-        try makeFolder(out, "--out")
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         try AtomicFile.write(encoder.encode(configuration), to: "\(out)/training.json")

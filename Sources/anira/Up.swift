@@ -18,18 +18,16 @@ struct Up: ParsableCommand {
     @Option(help: "Number of decider workers.") var deciders = 1
     @Option(help: "Number of recurrent core workers.") var cores = 1
     @Option(help: "Number of coda workers.") var codas = 1
-    @Option(help: "What survives: process (kill -9) or power (a power cut too).") var durability = Durability.process
+    @OptionGroup var keeping: KeepingOptions
     @Option(name: .customLong("resident-mib"), help: "Memory for cached keys and values of each worker, in MiB.")
     var residentMiB = 1024
     @OptionGroup var rows: RowOptions
     @OptionGroup var traffic: TrafficOptions
     @OptionGroup var tracing: TraceOptions
-    @Flag(help: "Keep nothing on disk.") var memoryOnly = false
 
     func validate() throws {
         guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
         try checkResident(residentMiB)
-        try checkMemoryOnly(memoryOnly, durability)
         try checkEndpoint(endpoint, "--endpoint")
     }
 
@@ -37,9 +35,9 @@ struct Up: ParsableCommand {
         let checkpoint = try service.checkpoint()
         try checkpoint.validate()
         let data = URL(fileURLWithPath: service.data).standardizedFileURL.path
-        try makeFolder(data, "--data", [.posixPermissions: 0o700])
+        try Environment.makeFolder(data)
         let lock = try OwnerLock(path: "\(data)/suite.lock", what: "the data folder \(data)")
-        if !memoryOnly { try Ledger.check(data: data, fingerprint: checkpoint.fingerprint) }
+        if !keeping.memoryOnly { try Ledger.check(data: data, fingerprint: checkpoint.fingerprint) }
         let supervisor = Supervisor(log: service.log("up"))
         let signals = StopSignals(supervised: false) { supervisor.stop() }
         defer { signals.cancel() }
@@ -70,10 +68,9 @@ struct Up: ParsableCommand {
         let shared =
             [
                 "--model", service.model, "--data", service.data, "--log-level", service.logLevel.rawValue,
-                "--durability", durability.rawValue, "--supervised",
+                "--supervised",
             ]
-            + service.compute.arguments
-            + (memoryOnly ? ["--memory-only"] : [])
+            + service.compute.arguments + keeping.arguments
         let worker =
             shared + ["--connect", workers, "--resident-mib", "\(residentMiB)"] + rows.arguments
         let router =

@@ -225,8 +225,7 @@ def test_an_answer_that_cannot_be_written_is_no_success(binary, model, tmp_path)
         (disk / "ballast").unlink()
         assert client.end({"result": {"id": "unwritten"}}).content["tokens"] == expected.tokens
         (router,) = suite.workers()["router"]
-        ledger = disk
-        wait_for(lambda: any(bytes.fromhex(key) == NAME.encode() for key, _ in dump(ledger, "sessions")), 20,
+        wait_for(lambda: any(bytes.fromhex(key) == NAME.encode() for key, _ in dump(disk, "sessions")), 20,
                  "the session in the ledger")
         os.kill(router, signal.SIGKILL)
         wait_for(lambda: suite.workers()["router"] not in ([router], []), 20, "a new Router")

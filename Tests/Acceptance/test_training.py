@@ -118,6 +118,12 @@ def test_going_on_cannot_change_the_model(binary, tmp_path, words):
     assert done.returncode == 64 and content(tmp_path / "run") == before
 
 
+def test_a_folder_that_cannot_be_made_is_one_clear_line(binary, tmp_path):
+    (tmp_path / "file").touch()
+    done = anira("train", "--task", "mano", "--variant", "early", "--out", tmp_path / "file/run", *TINY, check=False)
+    assert done.returncode == 1 and "Not a directory" in done.stderr and "NSCocoa" not in done.stderr
+
+
 def test_a_run_cannot_go_back(binary, tmp_path):
     train(tmp_path / "run", "--steps", 20)
     before = content(tmp_path / "run")

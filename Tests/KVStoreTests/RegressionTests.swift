@@ -124,23 +124,21 @@ import Testing
     /// After a failed commit `prepare` dropped the session, also while another chunk of it was at work, whose next
     /// `appendEntry` trapped.
     @Test(.enabled(if: geteuid() == 0)) func aFailedCommitDoesNotTakeOpenPositionsAway() throws {
-        let disk = "\(folder.path)/disk"
-        try FileManager.default.createDirectory(atPath: disk, withIntermediateDirectories: true)
-        _ = try tool("mount", "-t", "tmpfs", "-o", "size=256k", "none", disk)
-        defer { _ = try? tool("umount", "-l", disk) }
-        let store = try KVStore(configuration("\(disk)/core-0", rows: 16384))
-        defer { store.close() }
-        #expect(try store.resume(1, at: 0) == .ready)
-        #expect(store.extend(session: 1, by: 1000))
-        for position in 0..<1000 { for entry in 0..<4 { store.fill(1, position, entry) } }
-        #expect(try store.resume(1, at: 1000) == .ready)
-        #expect(store.extend(session: 1, by: 2))
-        store.commit(session: 1, positions: 0..<1000) { _ in }
-        store.settle()
-        #expect(try store.resume(1, at: 1002) == .ready)
-        store.fill(1, 1000, 0)
-        store.abandon(session: 1, from: 1000)
-        #expect(try store.resume(1, at: 1000) == .needContext(from: 0))
+        try withSmallDisk("256k") { disk in
+            let store = try KVStore(configuration("\(disk)/core-0", rows: 16384))
+            defer { store.close() }
+            #expect(try store.resume(1, at: 0) == .ready)
+            #expect(store.extend(session: 1, by: 1000))
+            for position in 0..<1000 { for entry in 0..<4 { store.fill(1, position, entry) } }
+            #expect(try store.resume(1, at: 1000) == .ready)
+            #expect(store.extend(session: 1, by: 2))
+            store.commit(session: 1, positions: 0..<1000) { _ in }
+            store.settle()
+            #expect(try store.resume(1, at: 1002) == .ready)
+            store.fill(1, 1000, 0)
+            store.abandon(session: 1, from: 1000)
+            #expect(try store.resume(1, at: 1000) == .needContext(from: 0))
+        }
     }
 
     /// `verify` compared no session's length with its records.
@@ -225,26 +223,24 @@ import Testing
 
     /// A drop whose commit failed was forgotten: the session's name was gone, its records stayed.
     @Test(.enabled(if: geteuid() == 0)) func aDropThatFailsIsTriedAgain() throws {
-        let disk = "\(folder.path)/disk"
-        try FileManager.default.createDirectory(atPath: disk, withIntermediateDirectories: true)
-        _ = try tool("mount", "-t", "tmpfs", "-o", "size=1m", "none", disk)
-        defer { _ = try? tool("umount", "-l", disk) }
-        let store = try KVStore(configuration("\(disk)/core-0"))
-        try store.write(1, [4, 4], name: "tea")
-        store.settle()
-        let ballast = "\(disk)/ballast"
-        let file = open(ballast, O_WRONLY | O_CREAT, 0o600)
-        while write(file, [UInt8](repeating: 0, count: 4096), 4096) == 4096 {}
-        close(file)
-        let done = Completions()
-        store.drop(session: 1) { done.note(1, $0) }
-        store.settle()
-        try #require(done.errors == [.full])
-        store.housekeeping()
-        store.settle()
-        try FileManager.default.removeItem(atPath: ballast)
-        store.housekeeping()
-        store.close()
-        #expect(try storedKeys("\(disk)/core-0").isEmpty)
+        try withSmallDisk("1m") { disk in
+            let store = try KVStore(configuration("\(disk)/core-0"))
+            try store.write(1, [4, 4], name: "tea")
+            store.settle()
+            let ballast = "\(disk)/ballast"
+            let file = open(ballast, O_WRONLY | O_CREAT, 0o600)
+            while write(file, [UInt8](repeating: 0, count: 4096), 4096) == 4096 {}
+            close(file)
+            let done = Completions()
+            store.drop(session: 1) { done.note(1, $0) }
+            store.settle()
+            try #require(done.errors == [.full])
+            store.housekeeping()
+            store.settle()
+            try FileManager.default.removeItem(atPath: ballast)
+            store.housekeeping()
+            store.close()
+            #expect(try storedKeys("\(disk)/core-0").isEmpty)
+        }
     }
 }

@@ -46,28 +46,26 @@ import Testing
 
     /// A file system of one MiB; needs root.
     @Test(.enabled(if: geteuid() == 0)) func aFullDiskFailsTheCommitAndWorksAgainOnceThereIsRoom() throws {
-        let disk = "\(folder.path)/disk"
-        try FileManager.default.createDirectory(atPath: disk, withIntermediateDirectories: true)
-        _ = try tool("mount", "-t", "tmpfs", "-o", "size=1m", "none", disk)
-        defer { _ = try? tool("umount", "-l", disk) }
-        let store = try KVStore(configuration("\(disk)/core-0", rows: 16384))
-        let done = Completions()
-        try store.write(1, [4, 4]) { done.note(1, $0) }
-        store.settle()
-        try Data(count: 512 << 10).write(to: URL(fileURLWithPath: "\(disk)/ballast"))
-        try store.write(2, [Int](repeating: 4, count: 1500)) { done.note(2, $0) }
-        store.settle()
-        #expect(done.errors.map { $0 == nil } == [true, false])
-        // LMDB answers EIO, not ENOSPC, when a write is cut short.
-        #expect(done.errors[1] == .full)
-        #expect(try store.resume(2, at: 1500) == .needContext(from: 0))
-        store.release(session: 1)
-        #expect(try store.resume(1, at: 2) == .ready)
-        #expect(store.shows(1, [4, 4]))
-        try FileManager.default.removeItem(atPath: "\(disk)/ballast")
-        try store.write(3, [Int](repeating: 1, count: 100)) { done.note(3, $0) }
-        store.close()
-        #expect(done.errors.map { $0 == nil } == [true, false, true])
+        try withSmallDisk("1m") { disk in
+            let store = try KVStore(configuration("\(disk)/core-0", rows: 16384))
+            let done = Completions()
+            try store.write(1, [4, 4]) { done.note(1, $0) }
+            store.settle()
+            try Data(count: 512 << 10).write(to: URL(fileURLWithPath: "\(disk)/ballast"))
+            try store.write(2, [Int](repeating: 4, count: 1500)) { done.note(2, $0) }
+            store.settle()
+            #expect(done.errors.map { $0 == nil } == [true, false])
+            // LMDB answers EIO, not ENOSPC, when a write is cut short.
+            #expect(done.errors[1] == .full)
+            #expect(try store.resume(2, at: 1500) == .needContext(from: 0))
+            store.release(session: 1)
+            #expect(try store.resume(1, at: 2) == .ready)
+            #expect(store.shows(1, [4, 4]))
+            try FileManager.default.removeItem(atPath: "\(disk)/ballast")
+            try store.write(3, [Int](repeating: 1, count: 100)) { done.note(3, $0) }
+            store.close()
+            #expect(done.errors.map { $0 == nil } == [true, false, true])
+        }
     }
 
     private func unnamed(_ keepBytes: Int, _ keepAgeMS: UInt64, now: UInt64) -> KVStoreConfiguration {

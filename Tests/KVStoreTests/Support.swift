@@ -147,6 +147,14 @@ func edit(_ path: String, _ body: (borrowing Transaction) throws -> Void) throws
     try environment.write(body)
 }
 
+/// Runs `body` on a folder that is a file system of its own, of this size; needs root.
+func withSmallDisk(_ size: String, _ body: (_ disk: String) throws -> Void) throws {
+    let folder = TemporaryFolder()
+    _ = try tool("mount", "-t", "tmpfs", "-o", "size=\(size)", "none", folder.path)
+    defer { _ = try? tool("umount", "-l", folder.path) }
+    try body(folder.path)
+}
+
 /// Runs a stock tool; its standard output.
 func tool(_ name: String, _ arguments: String...) throws -> String {
     let process = Process()

@@ -279,7 +279,7 @@ struct HandOverTests {
     func numbers() {
         var suite = Suite {
             $0.firstNumber = 1 << 50
-            $0.hasLedger = false
+            $0.durability = "memory"
         }
         suite.generate("r", prompt(5))
         let work = suite.take("decider")
