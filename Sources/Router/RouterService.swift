@@ -40,7 +40,7 @@ public final class RouterService: Sendable {
     private let ledger: Ledger?
     private let contents: LedgerContents
     private let wakeup = Wakeup()
-    private let stopping = Atomic(false)
+    private let stops = Atomic(0)
 
     /// Checks the checkpoint's vocabulary and configuration and claims the data folder.
     public init(
@@ -59,9 +59,9 @@ public final class RouterService: Sendable {
         contents = try ledger?.contents() ?? LedgerContents()
     }
 
-    /// Ends `run` after running requests finished or the grace time passed. Callable from any thread.
+    /// Ends `run` after running requests finished or the grace time passed; called again, at once. Callable from any thread.
     public func stop() {
-        stopping.store(true, ordering: .releasing)
+        stops.add(1, ordering: .releasing)
         wakeup.signal()
     }
 
@@ -76,7 +76,7 @@ public final class RouterService: Sendable {
         var loop = try RouterLoop(
             options: options, state: RouterState(configuration, ledger: contents), ledger: ledger, context: context,
             log: log)
-        try loop.run(wakeup: wakeup, stopping: { stopping.load(ordering: .acquiring) })
+        try loop.run(wakeup: wakeup, stops: { stops.load(ordering: .acquiring) })
     }
 }
 
@@ -125,7 +125,8 @@ private struct RouterLoop: ~Copyable {
         self.trace = trace
     }
 
-    mutating func run(wakeup: Wakeup, stopping: () -> Bool) throws {
+    /// stops: how often it was told to stop.
+    mutating func run(wakeup: Wakeup, stops: () -> Int) throws {
         var nextTick = monotonicNanoseconds() + tickNS
         var deadline: UInt64?
         while true {
@@ -143,13 +144,15 @@ private struct RouterLoop: ~Copyable {
             perform(state.flush(now: monotonicNanoseconds()))
             answerClients()
             announceOnce()
-            guard stopping() else { continue }
+            let stops = stops()
+            guard stops > 0 else { continue }
             if deadline == nil {
                 deadline = monotonicNanoseconds() + UInt64(options.graceMS) * 1_000_000
                 feed(.shutDown)
             }
-            if state.activeRequests == 0 || monotonicNanoseconds() > deadline! { break }
+            if stops > 1 || state.activeRequests == 0 || monotonicNanoseconds() > deadline! { break }
         }
+        if state.activeRequests > 0 { log.warning("stopped before \(state.activeRequests) requests had finished") }
         feed(.abandon)
         answerClients()
         if !unwritten.isEmpty { writeEndings() }

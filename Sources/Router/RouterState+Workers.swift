@@ -190,8 +190,14 @@ extension RouterState {
                 recoverForgotten(worker)
             }
         }
+        for worker in workers.values where worker.state == .lost && now - worker.lastHeard > patience {
+            workers[worker.name] = nil  // it is not expected back
+        }
         retryOrphans()
     }
+
+    /// Nanoseconds that a missing worker is waited for.
+    private var patience: UInt64 { UInt64(configuration.patienceMS) * 1_000_000 }
 
     /// What a worker never got, or what it answered in vain, because a connection broke: it says that it holds nothing
     /// a second after it was given something, or has answered its like that came ten seconds later.
@@ -220,7 +226,7 @@ extension RouterState {
         let waiting = orphans
         orphans.removeAll()
         for item in waiting {
-            if now - item.enqueued > UInt64(configuration.patienceMS) * 1_000_000 {
+            if now - item.enqueued > patience {
                 fail(
                     item.request, .unavailable,
                     "no \(item.stage.rawValue) worker came for \(configuration.patienceMS) ms")

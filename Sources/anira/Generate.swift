@@ -20,6 +20,8 @@ struct Generate: ParsableCommand {
     @Flag(help: "Show the depth of every token, the prompt's too.") var depths = false
     @Flag(help: "Print each reply as a line of JSON.") var json = false
 
+    func validate() throws { _ = try stopTokens.map { try integers($0, "--stop-tokens") } }
+
     func run() throws {
         let painter = DepthPainter()
         let words = try prompt.prompt()
@@ -52,16 +54,17 @@ struct Generate: ParsableCommand {
         return request
     }
 
-    /// Two lines: words over the depth each position spent. The depth under a word is what was spent at its
+    /// Two lines: words, or the ids of a prompt in ids, over the depth each position spent. The depth under a word is what was spent at its
     /// position, that is, on predicting the next word.
     private func showDepths(
         _ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter
     ) {
+        let answer = result.text.isEmpty ? result.tokens.map(String.init).joined(separator: " ") : result.text
+        let inWords = words.tokens.isEmpty && !result.text.isEmpty
         let prompt =
             words.tokens.isEmpty
             ? words.text.split(whereSeparator: \.isWhitespace).map(String.init) : words.tokens.map(String.init)
-        let new =
-            result.text.isEmpty ? result.tokens.map(String.init) : result.text.split(separator: " ").map(String.init)
+        let new = inWords ? result.text.split(separator: " ").map(String.init) : result.tokens.map(String.init)
         let spent = result.promptDepths + result.depths.dropFirst()
         let columns = zip(prompt + new, spent.map { Optional($0) } + [nil])
         var top = ""
@@ -74,7 +77,7 @@ struct Generate: ParsableCommand {
         }
         print(top)
         print(bottom)
-        print("answer: \(new.joined(separator: " "))   mean depth \(String(format: "%.2f", result.usage.meanDepth))")
+        print("answer: \(answer)   mean depth \(String(format: "%.2f", result.usage.meanDepth))")
     }
 }
 

@@ -116,6 +116,8 @@ struct DepthOptions: ParsableArguments {
     @Option(help: "Least depth.") var minDepth: Int32?
     @Option(help: "Greatest depth.") var maxDepth: Int32?
 
+    func validate() throws { _ = try message() }
+
     func message() throws -> Anira_V1_Depth {
         var message = Anira_V1_Depth()
         message.policy = depth != nil && policy == "model" ? "fixed" : policy
@@ -133,15 +135,16 @@ struct PromptOptions: ParsableArguments {
     @Argument(help: "The prompt, words separated by spaces; - reads standard input.") var text: String?
     @Option(help: "The prompt as comma-separated token ids instead.") var tokens: String?
 
+    func validate() throws {
+        guard text == nil || tokens == nil else { throw ValidationError("give a text or --tokens, not both") }
+        _ = try tokens.map { try integers($0, "--tokens") }
+    }
+
+    /// Reads standard input where the text is -: once.
     func prompt() throws -> (text: String, tokens: [Int32]) {
-        switch (text, tokens) {
-        case ("-"?, nil):
-            return (String(decoding: FileHandle.standardInput.readDataToEndOfFile(), as: UTF8.self), [])
-        case (let text?, nil): return (text, [])
-        case (nil, let tokens?): return ("", try integers(tokens, "--tokens"))
-        case (nil, nil): return ("", [])
-        case (_?, _?): throw ValidationError("give a text or --tokens, not both")
-        }
+        if let tokens { return ("", try integers(tokens, "--tokens")) }
+        if text == "-" { return (String(decoding: FileHandle.standardInput.readDataToEndOfFile(), as: UTF8.self), []) }
+        return (text ?? "", [])
     }
 }
 

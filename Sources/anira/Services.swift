@@ -289,7 +289,11 @@ final class StopSignals {
         let parent = getppid()
         let timer = DispatchSource.makeTimerSource(queue: .global())
         timer.schedule(deadline: .now(), repeating: .milliseconds(500))
-        timer.setEventHandler { if getppid() != parent { stop() } }
+        timer.setEventHandler {
+            guard getppid() != parent else { return }
+            timer.cancel()
+            stop()
+        }
         timer.resume()
         sources.append(timer)
     }

@@ -38,12 +38,15 @@ struct StatusCommand: ParsableCommand {
         print(
             "requests: \(s.running) running, \(s.waiting) waiting, \(number(s.counters.completed)) completed, \(number(s.counters.failed)) failed; \(s.sessions) named sessions"
         )
-        print("worker      state     pid     leased  busy  rows/step  cache MiB  sessions  depths 1…K")
+        let width = s.nameWidth
+        print(
+            "worker".padding(toLength: width, withPad: " ", startingAt: 0)
+                + "  state     pid     leased  busy  rows/step  cache MiB  sessions  depths 1…K")
         for stage in s.stages {
             if stage.workers.isEmpty { print("\(stage.name): no worker") }
             for w in stage.workers {
                 let fields = [
-                    w.name.padding(toLength: 10, withPad: " ", startingAt: 0),
+                    stage.label(of: w).padding(toLength: width, withPad: " ", startingAt: 0),
                     w.state.padding(toLength: 8, withPad: " ", startingAt: 0),
                     String(format: "%-6d", w.pid), String(format: "%6d", w.inFlight),
                     String(format: "%3.0f%%", w.busy * 100), String(format: "%9.1f", w.rowsPerStep),
@@ -64,4 +67,18 @@ struct StatusCommand: ParsableCommand {
     }
 
     private func number(_ value: Float) -> String { String(Int(value)) }
+}
+
+extension Anira_V1_Stage {
+    /// The worker's name, after its stage's where it does not say so itself: core-0, core/big.
+    func label(of worker: Anira_V1_Worker) -> String {
+        worker.name.hasPrefix(name) ? worker.name : "\(name)/\(worker.name)"
+    }
+}
+
+extension Anira_V1_SuiteStatus {
+    /// Columns for the longest label of a worker, ten at least.
+    var nameWidth: Int {
+        stages.flatMap { stage in stage.workers.map { stage.label(of: $0).count } }.reduce(10, max)
+    }
 }

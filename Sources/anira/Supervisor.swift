@@ -17,17 +17,18 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
     }
 
     private let condition = NSCondition()
-    private var stopping = false
+    private var stops = 0
+    private var stopping: Bool { stops > 0 }
     private var failed = false
     private var running: [Running] = []
     private let log: Logger
 
     init(log: Logger) { self.log = log }
 
-    /// Ends `run`. Callable from any thread.
+    /// Ends `run`; called again, without waiting for what the children would still finish. Callable from any thread.
     func stop() {
         condition.withLock {
-            stopping = true
+            stops += 1
             condition.broadcast()
         }
     }
@@ -88,12 +89,19 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
     /// The Router first, so that running requests finish; then the workers; what does not end is killed.
     private func stopAll() {
         condition.lock()
-        stopping = true
+        stops = max(1, stops)
         for group in [0..<min(1, running.count), min(1, running.count)..<running.count] {
-            for index in group { running[index].process?.terminate() }
-            let deadline = Date(timeIntervalSinceNow: 15)
+            let (soon, deadline) = (Date(timeIntervalSinceNow: 1), Date(timeIntervalSinceNow: 15))
+            var (told, explained) = (0, false)
             while group.contains(where: { running[$0].process != nil }) {
-                if !condition.wait(until: deadline) { break }
+                if told < min(2, stops) {
+                    for index in group { running[index].process?.terminate() }
+                    told += 1
+                } else if !condition.wait(until: explained ? deadline : soon) {
+                    if explained { break }
+                    explained = true
+                    if told == 1 { log.warning("waiting for what runs to finish; a second signal ends it") }
+                }
             }
             for index in group {
                 guard let process = running[index].process else { continue }

@@ -64,8 +64,9 @@ struct TopTable {
     let after: Look
     /// Of the terminal: what it has no room for is left out.
     let columns: Int
-    private var showsBars: Bool { columns >= 110 }
-    private var showsCache: Bool { columns >= 92 }
+    private var nameWidth: Int { after.status.nameWidth }
+    private var showsBars: Bool { columns >= 100 + nameWidth }
+    private var showsCache: Bool { columns >= 82 + nameWidth }
 
     private var seconds: Float { Float(after.time - before.time) / 1e9 }
 
@@ -76,23 +77,24 @@ struct TopTable {
             "\(s.model.name), K = \(s.model.maxDepth), \(s.model.decider) decider    "
                 + "\(s.running) running, \(s.waiting) waiting, \(String(format: "%.1f", done)) requests/s    "
                 + "\(s.sessions) sessions",
-            "worker      state      wait  tokens/s  steps/s   rows   busy" + (showsBars ? "                  " : "")
+            "worker".padding(toLength: nameWidth, withPad: " ", startingAt: 0)
+                + "  state      wait  tokens/s  steps/s   rows   busy" + (showsBars ? "                  " : "")
                 + (showsCache ? "  cache MiB" : "") + "  depth 1…K",
         ]
         for stage in s.stages {
             if stage.workers.isEmpty { lines.append("\(stage.name): no worker") }
-            for worker in stage.workers { lines.append(line(worker)) }
+            for worker in stage.workers { lines.append(line(worker, of: stage)) }
             if stage.queued > 0 { lines.append("            \(stage.queued) items queued for the \(stage.name)") }
         }
         return lines.joined(separator: "\n")
     }
 
-    private func line(_ worker: Anira_V1_Worker) -> String {
+    private func line(_ worker: Anira_V1_Worker, of stage: Anira_V1_Stage) -> String {
         let old = before.status.stages.flatMap(\.workers).first { $0.name == worker.name && $0.pid == worker.pid }
         let steps = worker.steps - (old?.steps ?? 0)
         let rows = worker.rowsPerStep * worker.steps - (old.map { $0.rowsPerStep * $0.steps } ?? 0)
         var fields = [
-            worker.name.padding(toLength: 10, withPad: " ", startingAt: 0),
+            stage.label(of: worker).padding(toLength: nameWidth, withPad: " ", startingAt: 0),
             worker.state.padding(toLength: 8, withPad: " ", startingAt: 0),
             String(format: "%5d", worker.inFlight),
             String(format: "%8.1f", (worker.tokens - (old?.tokens ?? 0)) / seconds),

@@ -11,7 +11,8 @@ struct Up: ParsableCommand {
         abstract: "Start all services as child processes and keep them running.",
         discussion: """
             Prints one line when every stage has a worker. A child that dies is started again, with back-off. SIGINT \
-            and SIGTERM let running requests finish, then stop everything and leave nothing behind but the data.
+            and SIGTERM let running requests finish, then stop everything and leave nothing behind but the data; a second \
+            one ends them too.
             """)
     @OptionGroup var service: ServiceOptions
     @Option(help: "Where clients connect.") var endpoint = "tcp://127.0.0.1:5555"

@@ -4,11 +4,12 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 from collections import defaultdict
 
 import pytest
 
-from suite import ROOT, Dealer, Refused, Suite, run, wait_for
+from suite import BINARY, ROOT, Dealer, Refused, Suite, run, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,28 @@ def test_top_shows_every_worker(suite, model, prompts):
     for name in ("decider-0", "core-0", "core-1", "coda-0"):
         assert shown.count(name) == 2
     assert "mean" in shown and "tokens/s" in shown
+
+
+def test_a_worker_of_another_name_is_shown_with_its_stage(suite, model, tmp_path):
+    """Whether "big" was a core or a coda, nobody could see."""
+    connect = f"ipc://{suite.data}/workers.ipc"
+    worker = subprocess.Popen([BINARY, "core", "--model", model.path, "--data", tmp_path, "--connect", connect,
+                               "--name", "a-rather-big-one"], stderr=subprocess.DEVNULL)
+    try:
+        for command in (("status",), ("top", "--count", "1", "--interval", "0.2")):
+            wait_for(lambda: "core/a-rather-big-one  ready" in run(*command, "--endpoint", suite.endpoint).stdout, 20,
+                     "the worker under its stage")
+    finally:
+        worker.terminate()
+        worker.wait(20)
+
+
+def test_a_list_that_is_no_list_shows_how_its_command_is_used():
+    """The usage was that of the program."""
+    for command, option in (("generate", "--tokens"), ("score", "--token-depths"), ("generate", "--stop-tokens")):
+        done = run(command, option, "1,x")
+        assert done.returncode == 64 and f"{option}: 'x' is not a number" in done.stderr
+        assert f"See 'anira {command} --help'" in done.stderr
 
 
 def test_two_threads_give_the_same_bits(suite, model, prompts, tmp_path):

@@ -1,6 +1,7 @@
 """Starting, refusing to start, and stopping."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -173,6 +174,29 @@ def test_a_stop_under_load_ends_every_request_and_leaves_nothing_behind(model, t
                 endings[reply.id] = reply
         assert all(r.kind == "completed" or r.content["code"] in ("UNAVAILABLE", "CANCELLED")
                    for r in endings.values())
+    assert suite.stop() == 0
+    assert suite.left_files() == []
+
+
+def test_a_second_stop_signal_does_not_wait_for_what_still_runs(model, tmp_path):
+    suite = Suite(model.path, tmp_path).start()
+    (core,) = suite.workers()["core"]
+    with Dealer(suite.endpoint) as client:
+        os.kill(core, signal.SIGSTOP)
+        try:
+            client.send({"generate": {"tokens": [1, 2, 3], "max_new_tokens": 60}})
+            with Dealer(suite.endpoint) as other:
+                wait_for(lambda: other.one({"status": {}}).content["running"] == 1, 10, "a request that runs")
+            suite.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: "a second signal" in suite.log(), 10, "word of what a second signal does")
+            suite.process.send_signal(signal.SIGTERM)
+            reply = client.receive(30)
+            while reply.kind not in ("completed", "error"):
+                reply = client.receive(30)
+            assert reply.content["code"] == "UNAVAILABLE"
+            wait_for(lambda: "stopped before 1 requests" in suite.log(), 10, "the Router's word")
+        finally:
+            os.kill(core, signal.SIGCONT)
     assert suite.stop() == 0
     assert suite.left_files() == []
 

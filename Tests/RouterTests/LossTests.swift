@@ -191,6 +191,24 @@ struct LossTests {
         #expect(suite.status().stages.map { $0.workers[0].state } == ["ready", "lost", "ready"])
     }
 
+    /// It stayed in `status` for good.
+    @Test("A lost worker that stays away is forgotten, one that comes back is not")
+    func forgotten() {
+        var suite = Suite()
+        var states: [[String]] = []
+        for _ in 0..<13 {
+            suite.beat(except: "core")
+            suite.pass(ms: 2900)
+            states.append(suite.status().stages[1].workers.map(\.state))
+        }
+        #expect(states.first == ["ready"] && states[2] == ["lost"] && states.last == [])
+        suite.generate("r", prompt(5))
+        suite.connect("core", .core, incarnation: 2)
+        suite.run()
+        #expect(suite.ending("r").completed.tokens == [13])
+        #expect(suite.status().stages[1].workers.map(\.state) == ["ready"])
+    }
+
     @Test("A stage without workers: the request waits, then ends in UNAVAILABLE")
     func nobody() {
         var suite = Suite(workers: [.decider, .coda])
