@@ -212,9 +212,13 @@ public final class KVInspector {
                 return true
             }
             try txn.scan("sessions", from: []) { key, value in
-                guard key.count == 8 else { return true }
+                guard key.count == 8 else {
+                    let problem = "the key is not one of a session"
+                    problems.append(Problem(session: 0, position: 0, key: Self.hex(key), problem: problem))
+                    return true
+                }
                 let id = UInt64(bigEndian: key.loadUnaligned(as: UInt64.self))
-                let found = lengths[id] ?? 0
+                let found = lengths.removeValue(forKey: id) ?? 0
                 let stored = StoredSession(value)
                 if stored?.length != found {
                     let said = stored.map { "says \($0.length) positions, there are \(found)" } ?? "cannot be read"
@@ -223,6 +227,11 @@ public final class KVInspector {
                 }
                 return true
             }
+        }
+        for (id, count) in lengths.sorted(by: { $0.key < $1.key }) {
+            let key = withUnsafeBytes(of: id.bigEndian) { Self.hex($0) }
+            let problem = "\(count) positions of a session without a record"
+            problems.append(Problem(session: id, position: 0, key: key, problem: problem))
         }
         return (records, problems)
     }

@@ -75,7 +75,9 @@ int anira_processors_left(void) {
         Slot *slot = &page->slots[i];
         int threads = atomic_load_explicit(&slot->threads, memory_order_relaxed);
         if (slot == shared.own || threads < 1 || threads > shared.processors) continue;
-        if (time - atomic_load_explicit(&slot->said, memory_order_relaxed) < SILENCE_NS) left -= threads;
+        // It may have said so after `time` was read.
+        long silence = (long)(time - atomic_load_explicit(&slot->said, memory_order_relaxed));
+        if (silence < (long)SILENCE_NS) left -= threads;
     }
     return left < 1 ? 1 : left;
 }

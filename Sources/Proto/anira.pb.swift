@@ -1351,7 +1351,7 @@ public nonisolated struct Anira_V1_KeyValue: Sendable {
   fileprivate var _reloads: Float? = nil
 }
 
-/// Events since the Router started. Nothing is dropped without being counted here.
+/// Events since the Router started. No work is dropped without being counted here.
 public nonisolated struct Anira_V1_Counters: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for

@@ -60,13 +60,14 @@ public struct TraceSpan: Sendable {
     let times: ItemTimes
 }
 
-/// The end of a request: what is written, all or nothing, before those who asked are told.
+/// The end of a request, or of a named session: what is written, all or nothing, before those who asked are told.
 public struct Ending: Sendable {
     public typealias Reply = (reply: ClientReply, tensors: [Frame], client: ClientAddress)
 
     /// For repeats of its id.
     public var answer: ResultRecord?
-    public var session: (name: String, record: SessionRecord)?
+    /// A named session as it is now; without a record it is no more.
+    public var session: (name: String, record: SessionRecord?)?
     public var replies: [Reply] = []
 }
 
@@ -81,8 +82,6 @@ public enum RouterAction: Sendable {
     case release(session: UInt64, drop: Bool, to: WorkerAddress)
     case heartbeat(to: WorkerAddress)
     case end(Ending)
-    /// A named session is no more.
-    case forget(name: String)
     /// Remembered answers up to this number are no longer needed.
     case forgetResults(through: UInt64)
     case reserve(sessionsBelow: UInt64)

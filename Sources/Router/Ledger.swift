@@ -73,18 +73,19 @@ public final class Ledger: Sendable {
             let answer = try ending.answer.map { answer in
                 (key: withUnsafeBytes(of: answer.number.bigEndian) { Array($0) }, value: try Self.encode(answer))
             }
-            return (answer, session: try ending.session.map { (Array($0.name.utf8), try Self.encode($0.record)) })
+            return (
+                answer,
+                session: try ending.session.map { (Array($0.name.utf8), try $0.record.map { try Self.encode($0) }) }
+            )
         }
         try environment.write { txn in
             for (answer, session) in encoded {
                 if let (key, value) = answer { try txn.put("results", key, value, appending: true) }
-                if let (key, value) = session { try txn.put("sessions", key, value) }
+                if let (key, value) = session {
+                    if let value { try txn.put("sessions", key, value) } else { _ = try txn.delete("sessions", key) }
+                }
             }
         }
-    }
-
-    func remove(session name: String) throws {
-        _ = try environment.write { try $0.delete("sessions", Array(name.utf8)) }
     }
 
     func remove(resultsThrough number: UInt64) throws {

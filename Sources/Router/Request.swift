@@ -12,8 +12,6 @@ struct Item: Sendable {
     var tensor: Tensor?
     /// core: exit depths decided before the core.
     var depths: [UInt8]?
-    /// Times it was handed to a worker.
-    var deliveries = 0
     /// Times it was handed out again because its worker never got it, or its result was lost.
     var recoveries = 0
     /// decider: it came from the coda, not from here.
@@ -74,6 +72,8 @@ final class Request {
     /// Attempt number; results of an older one are late.
     var attempt: UInt32 = 0
     var replays = 0
+    /// How often work was lost with its worker, over all attempts.
+    var losses: [ItemKey: Int] = [:]
     /// Next position to send to the decider, and to the coda.
     var frontier: Int
     var nextCoda: Int

@@ -67,9 +67,13 @@ public final class RouterService: Sendable {
 
     /// Serves until `stop`, then terminates the context. The calling thread owns both sockets.
     public func run() throws {
+        let locks = try [options.endpoint, options.workers].filter { $0.hasPrefix("ipc://") }.map {
+            try OwnerLock(path: String($0.dropFirst(6)) + ".lock", what: "endpoint \($0)")
+        }
         try serve()
         context.terminate()
         for endpoint in [options.endpoint, options.workers] { removeSocketFile(of: endpoint) }
+        withExtendedLifetime(locks) {}  // a successor's files would be removed
     }
 
     private func serve() throws {
@@ -88,7 +92,6 @@ private struct RouterLoop: ~Copyable {
     private let options: RouterOptions
     private let ledger: Ledger?
     private let log: Logger
-    private let locks: [OwnerLock]
     private let tickNS: UInt64
     private let mostBytes: Int
     private var announced = false
@@ -104,9 +107,6 @@ private struct RouterLoop: ~Copyable {
     init(
         options: RouterOptions, state: RouterState, ledger: Ledger?, context: Context, log: Logger
     ) throws {
-        let locks = try [options.endpoint, options.workers].filter { $0.hasPrefix("ipc://") }.map {
-            try OwnerLock(path: String($0.dropFirst(6)) + ".lock", what: "endpoint \($0)")
-        }
         let trace = try options.trace.map { try TraceFile(path: $0, log: log) }
         var clients = try Socket(.router, context)
         try clients.bind(options.endpoint)
@@ -116,7 +116,6 @@ private struct RouterLoop: ~Copyable {
         self.state = state
         self.ledger = ledger
         self.log = log
-        self.locks = locks
         tickNS = UInt64(state.configuration.heartbeatMS) * 1_000_000
         mostBytes = RequestLimits.messageBytes(positions: state.configuration.model.maxPositionEmbeddings)
         log.info("clients on \(clients.endpoint), workers on \(workers.endpoint)")
@@ -210,7 +209,7 @@ private struct RouterLoop: ~Copyable {
     private mutating func perform(_ actions: [RouterAction]) {
         for action in actions {
             switch action {
-            case .reply, .end, .forget, .forgetResults: later.append(action)
+            case .reply, .end, .forgetResults: later.append(action)
             default: attempt(action)
             }
         }
@@ -248,9 +247,15 @@ private struct RouterLoop: ~Copyable {
         .with {
             $0.id = reply.id
             $0.error.code = (failure.code == .full ? ErrorCode.storeFull : .internal).rawValue
-            $0.error.message =
-                "the answer is there but could not be written: \(failure). Make room and ask for the result of "
-                + "'\(ending.answer?.id ?? reply.id)'"
+            if let (name, record) = ending.session, record == nil {
+                $0.error.message =
+                    "session '\(name)' is dropped, but that could not be written: \(failure). Make room; until then a "
+                    + "restart brings it back"
+            } else {
+                $0.error.message =
+                    "the answer is there but could not be written: \(failure). Make room and ask for the result of "
+                    + "'\(ending.answer?.id ?? reply.id)'"
+            }
         }
     }
 
@@ -269,7 +274,7 @@ private struct RouterLoop: ~Copyable {
         }
         guard unwritten.count > Self.mostUnwritten else { return }
         log.error(
-            "gave up writing \(unwritten.count - Self.mostUnwritten) answers, the oldest that could not be written")
+            "gave up writing \(unwritten.count - Self.mostUnwritten) endings, the oldest that could not be written")
         unwritten.removeFirst(unwritten.count - Self.mostUnwritten)
     }
 
@@ -308,11 +313,6 @@ private struct RouterLoop: ~Copyable {
             if try !send(.release, message, to: address), drop { feed(.undroppable(session: session, address)) }
         case .heartbeat(let address): try send(.heartbeat, Anira_Worker_V1_Heartbeat(), to: address)
         case .end(let ending): end(ending)
-        case .forget(let name):
-            for index in unwritten.indices where unwritten[index].session?.name == name {
-                unwritten[index].session = nil
-            }
-            try ledger?.remove(session: name)
         case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
         case .forgetResults(let number): try ledger?.remove(resultsThrough: number)
         case .trace(let span): trace?.add(span)

@@ -97,8 +97,9 @@ extension RouterState {
     }
 
     /// Named sessions keep their tokens; unnamed ones leave the workers' memory. What the ledger has to know of it.
-    private mutating func settleSession(_ request: Request, _ succeeded: Bool) -> (name: String, record: SessionRecord)?
-    {
+    private mutating func settleSession(_ request: Request, _ succeeded: Bool) -> (
+        name: String, record: SessionRecord?
+    )? {
         let name = request.job.session
         if name.isEmpty {
             for pin in request.pins {

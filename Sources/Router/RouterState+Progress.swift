@@ -98,7 +98,6 @@ extension RouterState {
             worker.address.elementsEqual(handedTo.utf8)
         else { return enqueue(item) }
         var item = item
-        item.deliveries += 1
         item.isContinued = item.stage == .decider
         worker.lease(item)
         guard request.handedOver != nil else { return }

@@ -163,9 +163,15 @@ extension RouterState {
             if !cancelled.isEmpty { return reply(id, .accepted(.with { $0.durability = durability }), to: client) }
             throw Refusal(.notFound, "drop_session.session: no session '\(name.prefix(64))'")
         }
-        actions.append(.forget(name: name))
         forget(session: record.id, at: record.pins)
-        reply(id, .accepted(.with { $0.durability = durability }), to: client)
+        var ending = Ending()
+        ending.session = (name, nil)
+        let accepted = ClientReply.with {
+            $0.id = id
+            $0.accepted.durability = durability
+        }
+        ending.replies = [(accepted, [], client)]
+        actions.append(.end(ending))
     }
 
     /// Removes a session from its workers' stores, of a lost one when it is back.

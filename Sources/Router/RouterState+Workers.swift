@@ -89,22 +89,28 @@ extension RouterState {
         actions.append(
             .log(.warning, "lost \(worker.name): it \(reason); \(worker.leases.count) items will be handed out again"))
         workerAt[worker.address] = nil
+        let lost = worker.leases
         let items = worker.takeAll()
         worker.state = .lost
         worker.lastHeard = now
-        for item in items { handOutAgain(item) }
+        for item in items {
+            if lost[item.key] != nil, let request = requests[item.request] {
+                let losses = request.losses[item.key, default: 0] + 1
+                request.losses[item.key] = losses
+                guard losses < configuration.maxLosses else {
+                    fail(request.id, .internal, "it was lost with its worker \(losses) times and is not tried again")
+                    continue
+                }
+            }
+            handOutAgain(item)
+        }
     }
 
     private mutating func handOutAgain(_ item: Item) {
         var item = item
         item.enqueued = now
         counters.redeliveries += 1
-        if item.deliveries >= configuration.maxDeliveries {
-            fail(
-                item.request, .internal, "it was lost with its worker \(item.deliveries) times and is not tried again")
-        } else {
-            enqueue(item)
-        }
+        enqueue(item)
     }
 
     /// To the worker that holds the session, or a new choice.
@@ -164,7 +170,7 @@ extension RouterState {
         let its = requests.values.filter { $0.clients.contains(client) }
         for request in its { request.clients.removeAll { $0 == client } }
         guard slow else { return }
-        counters.slowClients += its.count
+        counters.slowClients += max(1, its.count)
         // By number: the end of one may begin the next of its session anew.
         for request in its where request.clients.isEmpty && request.watchers.isEmpty {
             fail(request.id, .cancelled, "its client does not take its replies")
@@ -212,7 +218,6 @@ extension RouterState {
             actions.append(
                 .log(.warning, "\(worker.name) owes the rows at \(item.position) of request \(item.request) in vain"))
             item.recoveries += 1
-            item.deliveries -= 1  // not the worker's end
             if item.recoveries > 10 {
                 fail(item.request, .internal, "its rows were lost on the way \(item.recoveries) times")
             } else {

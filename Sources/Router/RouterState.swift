@@ -38,7 +38,7 @@ public struct RouterState {
         /// How long work waits for any worker of its stage before its request fails.
         public var patienceMS = 30_000
         /// Deliveries of one chunk before the request fails.
-        public var maxDeliveries = 3
+        public var maxLosses = 3
         /// Request numbers begin here, and session numbers where there is no ledger: beyond those of an earlier run, of
         /// which workers may still hold something.
         public var firstNumber: UInt64 = 0
@@ -88,8 +88,12 @@ public struct RouterState {
     var actions: [RouterAction] = []
 
     public init(_ configuration: Configuration, ledger: LedgerContents = LedgerContents()) {
+        let tensorBytes = configuration.limits.tensorBytes
+        var configuration = configuration
+        configuration.chunk = min(configuration.chunk, max(1, tensorBytes / (4 * configuration.model.hiddenSize)))
         self.configuration = configuration
-        validator = Validator(configuration: configuration.model, vocabulary: configuration.vocabulary)
+        validator = Validator(
+            configuration: configuration.model, vocabulary: configuration.vocabulary, tensorBytes: tensorBytes)
         cost = CostModel(configuration.model, configuration.limits)
         // Beyond those that sessions have, too: setting some aside may have failed.
         let known = (ledger.sessions.values.map(\.id).max() ?? 0) + 1
@@ -143,7 +147,6 @@ public struct RouterState {
                 worker.queue.removeFirst()
                 guard let request = requests[item.request], request.attempt == item.attempt else { continue }
                 var delivered = item
-                delivered.deliveries += 1
                 delivered.isContinued = false
                 batch.append(Work(wireItem(delivered, request), tensor: item.tensor))
                 delivered.enqueued = now

@@ -1,4 +1,5 @@
 import Foundation
+import Messaging
 import Model
 import Proto
 
@@ -33,6 +34,8 @@ public struct RequestLimits: Sendable {
     public var rememberedResults = 4096
     /// Most bytes of them.
     public var rememberedBytes = 64 << 20
+    /// Most bytes of the rows or logits in one message, whose receivers take no larger frames.
+    public var tensorBytes = Int(SocketOptions().maxFrameBytes)
 
     /// Most bytes of a message from a client, well beyond what a request to a model of so many positions needs: reading it takes
     /// the time of everyone.
@@ -64,6 +67,8 @@ struct Job: Sendable {
 struct Validator: Sendable {
     let configuration: ModelConfiguration
     let vocabulary: Vocabulary?
+    /// Most bytes of logits in a reply.
+    let tensorBytes: Int
 
     func job(_ r: Anira_V1_Generate) throws -> Job {
         var job = Job(
@@ -95,6 +100,13 @@ struct Validator: Sendable {
         (job.rule, job.depths) = try depth(r.depth, "score.depth", job.tokens.count...job.tokens.count)
         job.wantsDistributions = r.include.exitDistributions
         job.wantsLogits = r.include.logits
+        let most = tensorBytes / (configuration.vocabSize * 4)
+        guard !job.wantsLogits || job.tokens.count <= most else {
+            throw Refusal.invalid(
+                "score.include.logits",
+                "of \(job.tokens.count) tokens over a vocabulary of \(configuration.vocabSize) are too large for a reply; "
+                    + "at most \(most) tokens with logits")
+        }
         return job
     }
 

@@ -238,7 +238,11 @@ private final class FolderLock {
         }
     }
 
-    deinit { close(descriptor) }
+    /// Unlocked first: a process being started has the descriptor too until it executes.
+    deinit {
+        flock(descriptor, LOCK_UN)
+        close(descriptor)
+    }
 }
 
 /// The rows of a step as the threads draw them.

@@ -19,7 +19,7 @@ final class RequestRunner {
         self.timeout = timeout
         local = try model.map { directory in
             let checkpoint = try compute.checkpoint(directory)
-            return (try LocalEngine(checkpoint, residentMiB: 256), checkpoint)
+            return (try LocalEngine(checkpoint, kv: compute.kv, residentMiB: 256), checkpoint)
         }
     }
 

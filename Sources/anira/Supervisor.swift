@@ -61,6 +61,7 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
             try process.run()
         } catch {
             log.error("cannot start \(running[index].child.name): \(error)")
+            running[index].process = nil
             failed = true
         }
     }

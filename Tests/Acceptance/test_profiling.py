@@ -85,18 +85,19 @@ def test_top_shows_every_worker(suite, model, prompts):
     assert "mean" in shown and "tokens/s" in shown
 
 
-def test_a_worker_of_another_name_is_shown_with_its_stage(suite, model, tmp_path):
+def test_a_worker_of_another_name_is_shown_with_its_stage(model, tmp_path):
     """Whether "big" was a core or a coda, nobody could see."""
-    connect = f"ipc://{suite.data}/workers.ipc"
-    worker = subprocess.Popen([BINARY, "core", "--model", model.path, "--data", tmp_path, "--connect", connect,
-                               "--name", "a-rather-big-one"], stderr=subprocess.DEVNULL)
-    try:
-        for command in (("status",), ("top", "--count", "1", "--interval", "0.2")):
-            wait_for(lambda: "core/a-rather-big-one  ready" in run(*command, "--endpoint", suite.endpoint).stdout, 20,
-                     "the worker under its stage")
-    finally:
-        worker.terminate()
-        worker.wait(20)
+    with Suite(model.path, tmp_path) as suite:
+        worker = subprocess.Popen([BINARY, "core", "--model", model.path, "--data", suite.data, "--connect",
+                                   f"ipc://{suite.data}/workers.ipc", "--name", "a-rather-big-one"],
+                                  stderr=subprocess.DEVNULL)
+        try:
+            for command in (("status",), ("top", "--count", "1", "--interval", "0.2")):
+                wait_for(lambda: "core/a-rather-big-one  ready" in run(*command, "--endpoint", suite.endpoint).stdout,
+                         20, "the worker under its stage")
+        finally:
+            worker.terminate()
+            worker.wait(20)
 
 
 def test_a_list_that_is_no_list_shows_how_its_command_is_used():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -199,6 +200,18 @@ def test_a_second_stop_signal_does_not_wait_for_what_still_runs(model, tmp_path)
             os.kill(core, signal.SIGCONT)
     assert suite.stop() == 0
     assert suite.left_files() == []
+
+
+def test_a_service_that_cannot_be_started_again_ends_the_suite_cleanly(model, tmp_path):
+    """The supervisor trapped on the process that never was, and left files behind."""
+    suite = Suite(model.path, tmp_path).start()
+    (coda,) = suite.workers()["coda"]
+    open_files = len(list(Path(f"/proc/{suite.process.pid}/fd").iterdir()))
+    resource.prlimit(suite.process.pid, resource.RLIMIT_NOFILE, (open_files, open_files))
+    os.kill(coda, signal.SIGKILL)
+    assert suite.process.wait(40) == 1
+    assert "cannot start coda-0" in suite.log()
+    assert [path for path in suite.left_files() if "coda-0/owner.lock" not in str(path)] == []  # of the killed one
 
 
 def test_five_starts_and_stops_on_one_data_folder_work(model, tmp_path):

@@ -222,6 +222,8 @@ def test_an_answer_that_cannot_be_written_is_no_success(binary, model, tmp_path)
         failed = client.end(request, id="unwritten")
         assert failed.kind == "error" and failed.content["code"] == "STORE_FULL", failed
         assert "'unwritten'" in failed.content["message"]
+        dropped = client.end({"drop_session": {"session": "before"}})
+        assert dropped.kind == "error" and dropped.content["code"] == "STORE_FULL", dropped
         (disk / "ballast").unlink()
         assert client.end({"result": {"id": "unwritten"}}).content["tokens"] == expected.tokens
         (router,) = suite.workers()["router"]
@@ -229,6 +231,8 @@ def test_an_answer_that_cannot_be_written_is_no_success(binary, model, tmp_path)
                  "the session in the ledger")
         os.kill(router, signal.SIGKILL)
         wait_for(lambda: suite.workers()["router"] not in ([router], []), 20, "a new Router")
+        gone = client.end({"drop_session": {"session": "before"}})
+        assert gone.kind == "error" and gone.content["code"] == "NOT_FOUND", "the dropped session came back"
         again = client.end(request, id="unwritten")
         assert again.kind == "completed" and again.content["tokens"] == expected.tokens
         client.one({"drop_session": {"session": NAME}})

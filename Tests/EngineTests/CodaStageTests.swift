@@ -69,6 +69,13 @@ struct CodaStageTests {
         #expect(item.continuing == 1 && item.onward == way)
     }
 
+    /// Log-probabilities were read beside the one row of logits that a draw makes.
+    @Test("nowhere with targets beside a draw: that is refused")
+    func targetsBesideADraw() throws {
+        let seen = try draw { item, _ in item.coda.targets = [1] }
+        #expect(seen.outcomes.map(\.failure.code) == ["INTERNAL"])
+    }
+
     @Test("to the Router only: a stop token, the last one, one that nothing was said about")
     func ends() throws {
         let token = try draw { _, _ in }.outcomes[0].coda.token

@@ -88,6 +88,19 @@ import Testing
         #expect(try store.resume(1, at: 4) == .needContext(from: 2))
     }
 
+    /// Neither was looked at.
+    @Test func positionsWithoutTheirSessionAndStrayKeysAreReported() throws {
+        try stored([1, 1, 1])
+        let session = withUnsafeBytes(of: UInt64(1).bigEndian) { Array($0) }
+        try edit(path) { txn in
+            try txn.delete("sessions", session)
+            try txn.put("sessions", [1, 2], [0])
+        }
+        let problems = try KVInspector(path: path).verify().problems
+        #expect(problems.map(\.session) == [0, 1])
+        #expect(problems.last?.problem == "3 positions of a session without a record")
+    }
+
     @Test func recomputedPositionsReplaceTheDamagedOnes() throws {
         try stored([1, 2, 3, 4])
         try edit(path) { try $0.put("kv", Key.record(1, 1, deepest: 1), [1, 2, 3]) }

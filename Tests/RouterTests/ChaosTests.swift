@@ -9,7 +9,7 @@ import Testing
 struct ChaosTests {
     private func begin(_ checkpoint: String, handsOver: Bool) -> Suite {
         var suite = Suite(checkpoint, chunk: 3, window: 3, handsOver: handsOver) {
-            $0.maxDeliveries = 1000
+            $0.maxLosses = 1000
             $0.continuation = 3
         }
         for index in 0..<6 {

@@ -166,6 +166,18 @@ struct FlowTests {
         #expect(suite.replies[0].tensors[0].bytes == [0, 0, 2, 2, 4].flatMap { [UInt8](repeating: $0, count: row) })
     }
 
+    /// The worker's connection broke over a frame beyond what its receiver takes, ten times.
+    @Test("Logits that no frame holds are refused before anything runs")
+    func scoreTooLarge() {
+        var suite = Suite { $0.limits.tensorBytes = $0.model.vocabSize * 4 * 3 }
+        suite.send(.score("r", [7, 8, 9, 10]) { $0.score.include.logits = true })
+        #expect(suite.ending("r").error.code == "INVALID_ARGUMENT")
+        #expect(suite.ending("r").error.message.hasPrefix("score.include.logits"))
+        suite.send(.score("s", [7, 8, 9]) { $0.score.include.logits = true })
+        suite.run()
+        #expect(suite.ending("s").scored.logits.shape == [3, Int32(suite.model.vocabSize)])
+    }
+
     @Test("A single token is scored: no log-probability, one depth")
     func scoreOne() {
         var suite = Suite()

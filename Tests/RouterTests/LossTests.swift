@@ -80,6 +80,30 @@ struct LossTests {
         #expect(suite.ending("next").completed.tokens == [13])
     }
 
+    /// Each replay began to count anew: seventeen workers died of one request.
+    @Test("The same with workers that come back without context")
+    func threeTimesWithReplays() {
+        var suite = Suite(chunk: 2)
+        suite.generate("r", prompt(5), new: 1)
+        for incarnation in 2...4 as ClosedRange<UInt64> {
+            #expect(suite.endings("r").isEmpty)
+            var isDead = false
+            for _ in 0..<20 where !isDead {
+                for name in ["decider", "coda", "core"] {
+                    for work in suite.take(name) {
+                        let holds = suite.players[name]!.held[work.item.session, default: 0] >= work.item.position
+                        isDead = isDead || (name == "core" && work.item.position == 4 && holds)
+                        if !isDead { suite.answer(name, [work]) }
+                    }
+                }
+            }
+            #expect(isDead)
+            suite.connect("core", .core, incarnation: incarnation)
+        }
+        #expect(suite.ending("r").error.code == "INTERNAL")
+        #expect(suite.counters.replays == 2)
+    }
+
     @Test("Within the grace time work waits for its own worker; after it another one takes it")
     func grace() {
         var suite = Suite()

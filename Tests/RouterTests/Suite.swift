@@ -251,7 +251,6 @@ struct Suite {
                 for (message, tensors, client) in ending.replies {
                     replies.append(Reply(message: message, tensors: tensors, client: client))
                 }
-            case .forget(let name): ledger.sessions[name] = nil
             case .reserve(let end):
                 reservations.append(end)
                 ledger.nextSession = end
