@@ -85,6 +85,8 @@ public enum RouterAction: Sendable {
     /// Remembered answers up to this number are no longer needed.
     case forgetResults(through: UInt64)
     case reserve(sessionsBelow: UInt64)
+    /// What workers that are away are to drop when they are back, all of it.
+    case owe(drops: [String: [UInt64]])
     /// For the trace file: an item's way through one stage, and a whole request.
     case trace(TraceSpan)
     case traceEnd(request: UInt64, id: String, from: UInt64, to: UInt64)

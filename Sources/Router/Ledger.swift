@@ -57,6 +57,8 @@ public final class Ledger: Sendable {
             }
             let stored = try txn.get("meta", Array("next_session".utf8)) { String(decoding: $0, as: UTF8.self) }
             contents.nextSession = stored.flatMap { UInt64($0) } ?? 1
+            let owed = try txn.get("meta", Array("owed_drops".utf8)) { Data($0) }
+            contents.owedDrops = try owed.map { try decoder.decode([String: [UInt64]].self, from: $0) } ?? [:]
         }
         return contents
     }
@@ -64,6 +66,11 @@ public final class Ledger: Sendable {
     /// Sets aside session numbers below `end`, so that no later run hands one of them out again.
     func reserve(sessionsBelow end: UInt64) throws {
         try environment.write { try $0.put("meta", Array("next_session".utf8), Array("\(end)".utf8)) }
+    }
+
+    func put(owedDrops: [String: [UInt64]]) throws {
+        let value = try Self.encode(owedDrops)
+        try environment.write { try $0.put("meta", Array("owed_drops".utf8), value) }
     }
 
     /// All of it, or nothing.

@@ -28,6 +28,8 @@ public struct LedgerContents: Sendable {
     public var results: [ResultRecord] = []
     /// First session number this run may use.
     public var nextSession: UInt64 = 1
+    /// Sessions that workers, by name, are still to drop.
+    public var owedDrops: [String: [UInt64]] = [:]
 
     public init() {}
 }

@@ -314,6 +314,7 @@ private struct RouterLoop: ~Copyable {
         case .heartbeat(let address): try send(.heartbeat, Anira_Worker_V1_Heartbeat(), to: address)
         case .end(let ending): end(ending)
         case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
+        case .owe(let drops): try ledger?.put(owedDrops: drops)
         case .forgetResults(let number): try ledger?.remove(resultsThrough: number)
         case .trace(let span): trace?.add(span)
         case .traceEnd(let request, let id, let start, let end):

@@ -176,13 +176,20 @@ extension RouterState {
 
     /// Removes a session from its workers' stores, of a lost one when it is back.
     mutating func forget(session: UInt64, at pins: [String]) {
+        var away: [String] = []
         for name in pins where !name.isEmpty {
             if let worker = workers[name], worker.state != .lost {
                 actions.append(.release(session: session, drop: true, to: worker.address))
             } else {
-                owedDrops[name, default: []].append(session)
+                away.append(name)
             }
         }
+        if !away.isEmpty { owe(away, session) }
+    }
+
+    mutating func owe(_ workers: [String], _ session: UInt64) {
+        for name in workers { owedDrops[name, default: []].append(session) }
+        actions.append(.owe(drops: owedDrops))
     }
 
     /// The weakest promise among the stages' stores and the ledger.

@@ -40,8 +40,9 @@ extension RouterState {
                     $0.protocolVersion = workerProtocolVersion
                     $0.heartbeatMs = UInt32(configuration.heartbeatMS)
                 }, to: address))
-        for session in owedDrops.removeValue(forKey: ready.name) ?? [] {
-            actions.append(.release(session: session, drop: true, to: address))
+        if let owed = owedDrops.removeValue(forKey: ready.name) {
+            for session in owed { actions.append(.release(session: session, drop: true, to: address)) }
+            actions.append(.owe(drops: owedDrops))
         }
         retryOrphans()
     }

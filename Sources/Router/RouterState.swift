@@ -99,6 +99,7 @@ public struct RouterState {
         let known = (ledger.sessions.values.map(\.id).max() ?? 0) + 1
         nextSession = max(ledger.nextSession, known, configuration.hasLedger ? 0 : configuration.firstNumber)
         sessions = ledger.sessions
+        owedDrops = ledger.owedDrops
         sessionLimit = nextSession
         for record in ledger.results { remember(record) }
         // Results of requests that an earlier run left unfinished must not meet a request of this one.
@@ -124,7 +125,7 @@ public struct RouterState {
             if let worker = workerAt[address] { lose(worker, "is unreachable") }
         case .undroppable(let session, let address):
             guard let worker = workers.values.first(where: { $0.address == address }) else { break }
-            owedDrops[worker.name, default: []].append(session)
+            owe([worker.name], session)
         case .clientLost(let client, let slow): cutOff(client, slow: slow)
         case .shutDown: isShuttingDown = true
         case .abandon: for id in requests.keys { fail(id, .unavailable, "the suite was shut down") }

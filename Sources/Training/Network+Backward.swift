@@ -73,7 +73,7 @@ extension Network {
     }
 
     private func earlyBackward(
-        _ f: Forward, _ early: EarlyHalting, _ objective: Objective, _ dz: UnsafePointer<Float>,
+        _ f: Forward, _ early: EarlyExits, _ objective: Objective, _ dz: UnsafePointer<Float>,
         addingTo dState: UnsafeMutablePointer<Float>
     ) {
         arena.scratch {

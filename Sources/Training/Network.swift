@@ -75,8 +75,8 @@ final class Network {
         /// hᵗ at [t], [R, H].
         var states: [UnsafeMutablePointer<Float>] = []
         var deciders: [DeciderTape] = []
-        var early: EarlyHalting?
-        var online: OnlineHalting?
+        var early: EarlyExits?
+        var online: OnlineExits?
         var depths: [Int]
         var normed: UnsafeMutablePointer<Float>!  // [A, H], what the head reads
         var dLogits: UnsafeMutablePointer<Float>!  // [A, V], softmax − one-hot
@@ -150,16 +150,16 @@ final class Network {
             return
         }
         guard configuration.decider == .early else {
-            f.online = OnlineHalting(rows: f.batch.rows, maxDepth: k, arena: arena)
+            f.online = OnlineExits(rows: f.batch.rows, maxDepth: k, arena: arena)
             return
         }
         let tape = decider.forward(f.states[0], rows: f.batch.rows)
-        let halting = EarlyHalting(
+        let exits = EarlyExits(
             tape.logits, noise: choice.isSampled ? f.batch.noise : nil, rows: f.batch.rows, maxDepth: k,
             temperature: objective.temperature, arena: arena)
-        for row in 0..<f.batch.rows { f.depths[row] = halting.depth(row) }
+        for row in 0..<f.batch.rows { f.depths[row] = exits.depth(row) }
         f.deciders = [tape]
-        f.early = halting
+        f.early = exits
     }
 
     private func decideOnline(_ f: inout Forward, _ objective: Objective, _ choice: DepthChoice, iteration t: Int) {

@@ -104,6 +104,22 @@ struct FaultTests {
         #expect(suite.players["core"]!.held.isEmpty)
     }
 
+    /// No later Router knew of it, and nothing else collects named sessions.
+    @Test("It is owed by the next Router, too")
+    func dropOwedAcrossRouters() {
+        var suite = Suite()
+        suite.generate("a", prompt(5), session: "s")
+        suite.run()
+        suite.feed(.bye(from: suite.players["core"]!.address))
+        suite.players["core"]!.address = []
+        suite.send(.drop("s", id: "d"))
+        var next = Suite(ledger: suite.ledger, workers: [.decider, .coda])
+        next.players["core"] = suite.players["core"]
+        next.connect("core", .core, incarnation: 2, keeping: true)
+        #expect(next.players["core"]!.held.isEmpty)
+        #expect(next.ledger.owedDrops.isEmpty)
+    }
+
     /// It was owed only to workers that were known to be lost.
     @Test("A drop whose message finds no worker is owed to its successor")
     func dropUndelivered() {

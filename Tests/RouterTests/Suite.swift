@@ -254,6 +254,7 @@ struct Suite {
             case .reserve(let end):
                 reservations.append(end)
                 ledger.nextSession = end
+            case .owe(let drops): ledger.owedDrops = drops
             case .forgetResults(let number): ledger.results.removeAll { $0.number <= number }
             default: break
             }

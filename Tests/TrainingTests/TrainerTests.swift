@@ -179,7 +179,7 @@ import Testing
     }
 }
 
-@Suite struct HaltingTests {
+@Suite struct ExitTests {
     @Test(arguments: DepthPrior.Form.allCases)
     func `KL is rate times mean depth less entropy plus log Z`(form: DepthPrior.Form) {
         let p: [Float] = [0.1, 0.4, 0.3, 0.2]
@@ -198,8 +198,8 @@ import Testing
 
     @Test func `an online distribution sums to one whatever the logits`() throws {
         let arena = try Arena(floats: 4096)
-        let halting = OnlineHalting(rows: 1, maxDepth: 4, arena: arena)
-        for (t, logit) in [Float(-30), 0.3, 25].enumerated() { _ = halting.observe(0, iteration: t + 1, logit: logit) }
-        #expect(abs((0..<4).reduce(Float(0)) { $0 + halting.p[$1] } - 1) < 1e-6)
+        let exits = OnlineExits(rows: 1, maxDepth: 4, arena: arena)
+        for (t, logit) in [Float(-30), 0.3, 25].enumerated() { _ = exits.observe(0, iteration: t + 1, logit: logit) }
+        #expect(abs((0..<4).reduce(Float(0)) { $0 + exits.p[$1] } - 1) < 1e-6)
     }
 }

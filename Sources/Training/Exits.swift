@@ -51,7 +51,7 @@ public enum DepthChoice: Sendable {
 }
 
 /// ANIRA-E over the rows of a batch: p = softmax(logits), the choice from softmax((logits + g) / τ).
-struct EarlyHalting {
+struct EarlyExits {
     let maxDepth: Int
     let p: UnsafeMutablePointer<Float>  // [R, K]
     let soft: UnsafeMutablePointer<Float>  // [R, K], equal to p when not sampled
@@ -95,7 +95,7 @@ struct EarlyHalting {
 
 /// ANIRA-O over the rows of a batch, one iteration after the other: λ_t = sigmoid(logit_t),
 /// p(t) = λ_t Π_{s<t} (1 − λ_s), p(K) what remains.
-struct OnlineHalting {
+struct OnlineExits {
     let maxDepth: Int
     let p: UnsafeMutablePointer<Float>  // [R, K]
     private let lambda: UnsafeMutablePointer<Float>  // [R, K]
