@@ -6,6 +6,9 @@ import Proto
 @main
 enum Main {
     static func main() {
+        signal(SIGXFSZ, SIG_IGN)  // a limit on file size is an error of the write, like a full disk
+        // Where one is closed no file may take its number: writing to it stays an error.
+        for descriptor in 0...2 where fcntl(Int32(descriptor), F_GETFD) == -1 { _ = open("/dev/null", O_RDONLY) }
         Anira.main()
         do { try endOutput() } catch { Anira.exit(withError: error) }
     }

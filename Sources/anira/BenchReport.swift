@@ -21,7 +21,7 @@ func heading(_ what: String) -> String {
 /// Shows on a terminal what is being measured; nil: nothing any more.
 func progress(_ text: String?) {
     guard isatty(STDERR_FILENO) != 0 else { return }
-    FileHandle.standardError.write(Data("\r\u{1B}[K\(text ?? "")".utf8))
+    tell("\r\u{1B}[K\(text ?? "")")
 }
 
 private func kernelsName() -> String { String(cString: anira_kernels_variant()) }

@@ -186,8 +186,8 @@ final class Passes {
 
     func passed() {
         done += 1
-        if isTerminal { FileHandle.standardError.write(Data("\r\u{1B}[Kpass \(done) of \(total)".utf8)) }
+        if isTerminal { tell("\r\u{1B}[Kpass \(done) of \(total)") }
     }
 
-    func end() { if isTerminal { FileHandle.standardError.write(Data("\r\u{1B}[K".utf8)) } }
+    func end() { if isTerminal { tell("\r\u{1B}[K") } }
 }

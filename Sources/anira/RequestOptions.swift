@@ -76,7 +76,7 @@ private final class Interruption: @unchecked Sendable {  // the source is made o
                 }
                 _ = try client.run(cancel, seconds: 2)  // the request's own end is next
             } catch {
-                FileHandle.standardError.write(Data("the request may run on: \(error)\n".utf8))
+                tell("the request may run on: \(error)\n")
                 Foundation.exit(130)
             }
         }
@@ -175,6 +175,9 @@ func show(_ text: String) {
     print(text, terminator: "")
     flushOutput()
 }
+
+/// Text on standard error, at once. What cannot be told there does not stop the work.
+func tell(_ text: String) { _ = Array(text.utf8).withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) } }
 
 private func flushOutput() {
     if fflush(nil) != 0 { outputFailure.store(errno, ordering: .relaxed) }

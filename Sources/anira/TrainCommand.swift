@@ -116,15 +116,13 @@ private final class ProgressLine {
             + "\(progress.saving ? "" : " (learning)")  \(Int(record.tokensPerSecond)) tokens/s\(remaining(progress))"
             + "  \(validation)"
         if isTerminal {
-            write("\r\u{1B}[K" + text)
+            tell("\r\u{1B}[K" + text)
         } else if record.validation != nil {
-            write(text + "\n")
+            tell(text + "\n")
         }
     }
 
-    func end() { if isTerminal, firstStep != nil { write("\n") } }
-
-    private func write(_ text: String) { FileHandle.standardError.write(Data(text.utf8)) }
+    func end() { if isTerminal, firstStep != nil { tell("\n") } }
 
     private func remaining(_ progress: Trainer.Progress) -> String {
         let step = progress.record.step

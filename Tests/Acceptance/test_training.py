@@ -84,6 +84,26 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(binary, tmp_path):
     assert content(out) == before and not list(out.glob("*.new"))
 
 
+def test_a_limit_on_file_size_is_named_as_such(binary, tmp_path):
+    """The signal ended the process without a word, and a record cut short was "temporarily unavailable"."""
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 100; exec "$@"', "limited", BINARY, "train", "--task", "mano", "--variant", "online",
+         "--out", tmp_path / "run", *TINY, "--steps", "3000", "--record-every", "1", "--save-every", "3000"],
+        capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done
+    assert "metrics.jsonl: File too large" in done.stderr
+
+
+def test_training_goes_on_when_nobody_reads_its_progress(binary, tmp_path):
+    """It trapped at the second line."""
+    words = ["train", "--task", "mano", "--variant", "online", "--out", tmp_path / "run", *TINY, "--steps", "200"]
+    for line in ('exec "$@" 2>&-', '"$@" 2> >(true)'):
+        done = subprocess.run(["bash", "-c", line, "quiet", BINARY, *map(str, words)], stdout=subprocess.DEVNULL,
+                              timeout=60)
+        assert done.returncode == 0
+        words = ["train", "--resume", "--out", str(tmp_path / "run"), "--steps", "400"]
+
+
 @pytest.mark.parametrize("words, said", [
     (["--task", "chess", "--variant", "online"], "--task"), (["--task", "mano", "--variant", "both"], "--variant"),
     (["--task", "mano", "--variant", "early", "--preset", "huge"], "--preset"),
