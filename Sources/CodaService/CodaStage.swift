@@ -41,10 +41,11 @@ public final class CodaStage: Stage {
     public func admit(_ work: Work) {
         let c = coda.configuration
         let item = work.item.coda
-        // Who draws a token has the last row's logits only, unless all are wanted.
-        let fits = item.targets.isEmpty || !item.sample || item.logits
-        guard fits, item.targets.count <= work.item.count, item.targets.allSatisfy({ $0 >= 0 && $0 < c.vocabSize })
-        else {
+        let fits =
+            item.targets.count <= work.item.count && item.targets.allSatisfy { $0 >= 0 && $0 < c.vocabSize }
+            // Who draws a token has the last row's logits only, unless all are wanted.
+            && (item.targets.isEmpty || !item.sample || item.logits)
+        guard fits else {
             _ = admission.refuse(work, .internal, "malformed coda work: targets out of range, or beside a draw")
             return
         }

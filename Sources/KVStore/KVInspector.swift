@@ -189,32 +189,32 @@ public final class KVInspector {
         var problems: [Problem] = []
         var last: (session: UInt64, position: Int)?
         var lengths: [UInt64: Int] = [:]
+        func report(_ key: UnsafeRawBufferPointer, _ problem: String, session: UInt64 = 0, position: Int = 0) {
+            problems.append(Problem(session: session, position: position, key: Self.hex(key), problem: problem))
+        }
         try environment.read { txn in
             try txn.scan("kv", from: []) { key, value in
                 records += 1
-                let hex = Self.hex(key)
                 guard let parts = Key.parse(key) else {
-                    problems.append(
-                        Problem(session: 0, position: 0, key: hex, problem: "the key is not one of a position"))
+                    report(key, "the key is not one of a position")
                     return true
                 }
-                func report(_ problem: String) {
-                    problems.append(
-                        Problem(session: parts.session, position: parts.position, key: hex, problem: problem))
-                }
                 if case .failure(let damage) = Record.parse(value, of: key, shape, deepest: parts.deepest) {
-                    report("\(damage)")
+                    report(key, "\(damage)", session: parts.session, position: parts.position)
                 }
                 let expected = last?.session == parts.session ? last!.position + 1 : 0
-                if parts.position != expected { report("position \(expected) is missing before it") }
+                if parts.position != expected {
+                    report(
+                        key, "position \(expected) is missing before it", session: parts.session,
+                        position: parts.position)
+                }
                 last = (parts.session, parts.position)
                 lengths[parts.session, default: 0] += 1
                 return true
             }
             try txn.scan("sessions", from: []) { key, value in
                 guard key.count == 8 else {
-                    let problem = "the key is not one of a session"
-                    problems.append(Problem(session: 0, position: 0, key: Self.hex(key), problem: problem))
+                    report(key, "the key is not one of a session")
                     return true
                 }
                 let id = UInt64(bigEndian: key.loadUnaligned(as: UInt64.self))
@@ -222,16 +222,15 @@ public final class KVInspector {
                 let stored = StoredSession(value)
                 if stored?.length != found {
                     let said = stored.map { "says \($0.length) positions, there are \(found)" } ?? "cannot be read"
-                    let problem = "the session's record \(said)"
-                    problems.append(Problem(session: id, position: found, key: Self.hex(key), problem: problem))
+                    report(key, "the session's record \(said)", session: id, position: found)
                 }
                 return true
             }
         }
         for (id, count) in lengths.sorted(by: { $0.key < $1.key }) {
-            let key = withUnsafeBytes(of: id.bigEndian) { Self.hex($0) }
-            let problem = "\(count) positions of a session without a record"
-            problems.append(Problem(session: id, position: 0, key: key, problem: problem))
+            withUnsafeBytes(of: id.bigEndian) {
+                report($0, "\(count) positions of a session without a record", session: id)
+            }
         }
         return (records, problems)
     }

@@ -35,6 +35,18 @@ public enum SafetensorsWriter {
     }
 }
 
+/// Writes all bytes; false: errno says why not. A full disk takes a part first and says so the next time.
+public func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32) -> Bool {
+    var done = 0
+    while done < bytes.count {
+        let count = write(descriptor, bytes.baseAddress! + done, bytes.count - done)
+        if count < 0, errno == EINTR { continue }
+        guard count > 0 else { return false }
+        done += count
+    }
+    return true
+}
+
 /// A file that replaces another only when it is complete and on disk.
 public struct AtomicFile: ~Copyable {
     private let descriptor: Int32
@@ -64,13 +76,7 @@ public struct AtomicFile: ~Copyable {
     public func write(_ data: Data) throws { try data.withUnsafeBytes { try write($0) } }
 
     public func write(_ bytes: UnsafeRawBufferPointer) throws {
-        var done = 0
-        while done < bytes.count {
-            let count = Foundation.write(descriptor, bytes.baseAddress! + done, bytes.count - done)
-            if count < 0, errno == EINTR { continue }
-            guard count > 0 else { throw Self.failure("write", path) }
-            done += count
-        }
+        guard writeAll(bytes, to: descriptor) else { throw Self.failure("write", path) }
     }
 
     private static func failure(_ what: String, _ path: String) -> ModelError {

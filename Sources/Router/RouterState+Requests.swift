@@ -187,6 +187,7 @@ extension RouterState {
         if !away.isEmpty { owe(away, session) }
     }
 
+    /// Workers that are away are to drop it when they are back.
     mutating func owe(_ workers: [String], _ session: UInt64) {
         for name in workers { owedDrops[name, default: []].append(session) }
         actions.append(.owe(drops: owedDrops))

@@ -90,20 +90,17 @@ extension RouterState {
         actions.append(
             .log(.warning, "lost \(worker.name): it \(reason); \(worker.leases.count) items will be handed out again"))
         workerAt[worker.address] = nil
-        let lost = worker.leases
+        for key in worker.leases.keys { requests[key.request]?.losses[key, default: 0] += 1 }
         let items = worker.takeAll()
         worker.state = .lost
         worker.lastHeard = now
         for item in items {
-            if lost[item.key] != nil, let request = requests[item.request] {
-                let losses = request.losses[item.key, default: 0] + 1
-                request.losses[item.key] = losses
-                guard losses < configuration.maxLosses else {
-                    fail(request.id, .internal, "it was lost with its worker \(losses) times and is not tried again")
-                    continue
-                }
+            let losses = requests[item.request]?.losses[item.key] ?? 0
+            if losses < configuration.maxLosses {
+                handOutAgain(item)
+            } else {
+                fail(item.request, .internal, "it was lost with its worker \(losses) times and is not tried again")
             }
-            handOutAgain(item)
         }
     }
 

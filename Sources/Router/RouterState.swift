@@ -37,7 +37,7 @@ public struct RouterState {
         public var graceMS = 3000
         /// How long work waits for any worker of its stage before its request fails.
         public var patienceMS = 30_000
-        /// Deliveries of one chunk before the request fails.
+        /// How often an item may be lost with its worker before its request fails.
         public var maxLosses = 3
         /// Request numbers begin here, and session numbers where there is no ledger: beyond those of an earlier run, of
         /// which workers may still hold something.

@@ -68,19 +68,10 @@ struct MetricsLog {
         line.append(0x0A)
         let descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o644)
         defer { if descriptor >= 0 { close(descriptor) } }
-        var written = 0
-        while written < line.count {
-            // A full disk takes a part first and says so the next time.
-            let count = line.withUnsafeBytes {
-                descriptor < 0 ? -1 : write(descriptor, $0.baseAddress! + written, $0.count - written)
-            }
-            guard count >= 0 else {
-                if errno == EINTR { continue }
-                throw TrainingError(
-                    "cannot write \(path): \(String(cString: strerror(errno))); the last saved state is in place, "
-                        + "go on from it with --resume")
-            }
-            written += count
+        guard descriptor >= 0, line.withUnsafeBytes({ writeAll($0, to: descriptor) }) else {
+            throw TrainingError(
+                "cannot write \(path): \(String(cString: strerror(errno))); the last saved state is in place, "
+                    + "go on from it with --resume")
         }
     }
 }

@@ -54,8 +54,8 @@ struct Generate: ParsableCommand {
         return request
     }
 
-    /// Two lines: words, or the ids of a prompt in ids, over the depth each position spent. The depth under a word is what was spent at its
-    /// position, that is, on predicting the next word.
+    /// Two lines: words, or ids where the prompt is in ids, over the depth each position spent. The depth under a word is
+    /// what was spent at its position, that is, on predicting the next word.
     private func showDepths(
         _ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter
     ) {

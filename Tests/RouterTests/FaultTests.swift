@@ -91,15 +91,21 @@ struct FaultTests {
         #expect(suite.replies("d").last?.error.code != "NOT_FOUND")
     }
 
-    /// The release went to the lost worker's old address only; its successor kept the records for good.
-    @Test("A session dropped while a worker is away is dropped when it is back")
-    func dropWhileAway() {
+    /// A suite whose one session was dropped while the core, which holds it, was away.
+    private func droppedWithoutCore() -> Suite {
         var suite = Suite()
         suite.generate("a", prompt(5), session: "s")
         suite.run()
         suite.feed(.bye(from: suite.players["core"]!.address))
         suite.players["core"]!.address = []
         suite.send(.drop("s", id: "d"))
+        return suite
+    }
+
+    /// The release went to the lost worker's old address only; its successor kept the records for good.
+    @Test("A session dropped while a worker is away is dropped when it is back")
+    func dropWhileAway() {
+        var suite = droppedWithoutCore()
         suite.connect("core", .core, incarnation: 2, keeping: true)
         #expect(suite.players["core"]!.held.isEmpty)
     }
@@ -107,12 +113,7 @@ struct FaultTests {
     /// No later Router knew of it, and nothing else collects named sessions.
     @Test("It is owed by the next Router, too")
     func dropOwedAcrossRouters() {
-        var suite = Suite()
-        suite.generate("a", prompt(5), session: "s")
-        suite.run()
-        suite.feed(.bye(from: suite.players["core"]!.address))
-        suite.players["core"]!.address = []
-        suite.send(.drop("s", id: "d"))
+        let suite = droppedWithoutCore()
         var next = Suite(ledger: suite.ledger, workers: [.decider, .coda])
         next.players["core"] = suite.players["core"]
         next.connect("core", .core, incarnation: 2, keeping: true)
