@@ -20,27 +20,40 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
 }
 
 /// A streaming client of the suite: one DEALER socket, used by one thread.
-public struct Client: ~Copyable {
+///
+/// Requests outlive their connection: those without an ending are sent again over the next one, under the same ids,
+/// which never run twice (docs/protocol.md, "Ids").
+public final class Client {
     private let socket: Socket
+    private let connections: Socket
     private let wakeup = Wakeup()
+    private var isConnected = false
+    private var open: [String: OpenRequest] = [:]
     public let endpoint: String
 
     public init(endpoint: String, context: Context) throws {
         var options = SocketOptions()
         options.lingerMS = 1000
-        let socket = try Socket(.dealer, context, options, waitsForPeer: false)
-        try socket.connect(endpoint)
-        self.socket = socket
+        socket = try Socket(.dealer, context, options, waitsForPeer: false)
+        connections = try socket.connections(context)
         self.endpoint = endpoint
+        try socket.connect(endpoint)
     }
 
     /// Queues a request; its replies come through `receive`.
     public func send(_ request: ClientRequest) throws {
         let body: [UInt8] = try request.serializedBytes()
-        guard socket.send([Frame(body)]) == .sent else { throw ClientError.noAnswer(endpoint: endpoint, seconds: 0) }
+        let opened = OpenRequest(body: Frame(body), endsAtOnce: request.isAnsweredAtOnce)
+        try send(opened)
+        open[request.id] = opened
     }
 
-    /// The next reply of any request, with its tensor frames; throws after `seconds` of silence.
+    private func send(_ request: OpenRequest) throws {
+        guard socket.send([request.body]) == .sent else { throw ClientError.noAnswer(endpoint: endpoint, seconds: 0) }
+    }
+
+    /// The next reply of any request, with its tensor frames; throws after `seconds` of silence. Beyond a lost
+    /// connection tokens of a stream may be missing; the last reply has them all.
     public func receive(seconds: Double) throws -> (reply: ClientReply, tensors: [Frame]) {
         guard let found = try receiveIfAny(seconds: seconds) else {
             throw ClientError.noAnswer(endpoint: endpoint, seconds: seconds)
@@ -52,17 +65,33 @@ public struct Client: ~Copyable {
     public func receiveIfAny(seconds: Double) throws -> (reply: ClientReply, tensors: [Frame])? {
         let deadline = monotonicNanoseconds() + UInt64(seconds * 1e9)
         while true {
-            if let frames = socket.receive() {
-                do {
-                    return (try ClientReply(serializedBytes: frames[0].bytes), Array(frames.dropFirst()))
-                } catch {
-                    throw ClientError.damagedReply("\(error)")
-                }
+            while connections.receive() != nil { try resume() }
+            while let frames = socket.receive() {
+                if let reply = try news(frames[0]) { return (reply, Array(frames.dropFirst())) }
             }
             let now = monotonicNanoseconds()
             guard now < deadline else { return nil }
-            _ = poll(socket, wakeup, timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
+            _ = poll(socket, connections, wakeup, timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
         }
+    }
+
+    /// Whatever the first connection's peer was told, the next one's is told again.
+    private func resume() throws {
+        if isConnected { try open.values.forEach(send) }
+        isConnected = true
+    }
+
+    /// A reply, unless it repeats what is known.
+    private func news(_ body: Frame) throws -> ClientReply? {
+        let reply: ClientReply
+        do {
+            reply = try ClientReply(serializedBytes: body.bytes)
+        } catch {
+            throw ClientError.damagedReply("\(error)")
+        }
+        guard open[reply.id]?.isNews(reply) == true else { return nil }
+        if reply.isLast || open[reply.id]?.endsAtOnce == true { open[reply.id] = nil }
+        return reply
     }
 
     /// Sends a request and hands over its replies until the last one, which it returns.
@@ -86,9 +115,35 @@ public struct Client: ~Copyable {
     }
 }
 
+/// A request without an ending.
+private struct OpenRequest {
+    let body: Frame
+    /// Whether `accepted` is the whole answer.
+    let endsAtOnce: Bool
+    private var isAccepted = false
+    private var tokens: Int32 = 0
+
+    init(body: Frame, endsAtOnce: Bool) { (self.body, self.endsAtOnce) = (body, endsAtOnce) }
+
+    /// Whether a reply says something that was not said over an earlier connection; notes it. A token that does not
+    /// follow the last one says nothing either: those between are only in the last reply.
+    mutating func isNews(_ reply: ClientReply) -> Bool {
+        switch reply.reply {
+        case .accepted:
+            defer { isAccepted = true }
+            return !isAccepted
+        case .token(let token):
+            guard token.index == tokens else { return false }
+            tokens += 1
+            return true
+        default: return true
+        }
+    }
+}
+
 extension ClientRequest {
     /// Whether `accepted` is the whole answer.
-    var isAnsweredAtOnce: Bool {
+    fileprivate var isAnsweredAtOnce: Bool {
         switch operation {
         case .cancel, .dropSession: true
         case .generate, .score, .result, .status, .models, nil: false

@@ -47,7 +47,7 @@ public func removeSocketFile(of endpoint: String) {
 /// A ZeroMQ socket. Owned by one thread from init to deinit, which closes it.
 public struct Socket: ~Copyable {
     public enum Kind: Sendable {
-        case router, dealer, push, pull
+        case router, dealer, push, pull, pair
 
         var type: Int32 {
             switch self {
@@ -55,6 +55,7 @@ public struct Socket: ~Copyable {
             case .dealer: ZMQ_DEALER
             case .push: ZMQ_PUSH
             case .pull: ZMQ_PULL
+            case .pair: ZMQ_PAIR
             }
         }
     }
@@ -111,6 +112,18 @@ public struct Socket: ~Copyable {
 
     public func connect(_ endpoint: String) throws {
         guard zmq_connect(handle, endpoint) == 0 else { throw MessagingError("connect to", endpoint) }
+    }
+
+    /// A socket that has a message whenever this one's connection is ready: at first, and after every loss. Ask before
+    /// `connect`, and let it live as long as this one.
+    public func connections(_ context: Context) throws -> Socket {
+        let name = "inproc://connections-\(UInt(bitPattern: handle))"
+        guard zmq_socket_monitor(handle, name, ZMQ_EVENT_HANDSHAKE_SUCCEEDED) == 0 else {
+            throw MessagingError("watch connections of", name)
+        }
+        let watch = try Socket(.pair, context)
+        try watch.connect(name)
+        return watch
     }
 
     /// The next whole message, or nil when none is waiting.

@@ -24,9 +24,9 @@ struct Generate: ParsableCommand {
 
     func run() throws {
         let painter = DepthPainter()
-        let words = try prompt.prompt()
+        let asked = try prompt.prompt()
         var streamed = 0
-        let last = try target.run(try request(words)) { reply in
+        let last = try target.run(try request(asked)) { reply in
             if json { return printJSON(reply) }
             guard case .token(let token) = reply.reply, !depths else { return }
             let word = token.text.isEmpty ? "\(token.token)" : token.text
@@ -35,7 +35,9 @@ struct Generate: ParsableCommand {
         }
         if json { return printJSON(last.reply) }
         guard case .completed(let result) = last.reply.reply else { return }
-        if depths { return showDepths(result, words, painter) }
+        if depths { return showDepths(result, asked, painter) }
+        let missed = words(of: result).dropFirst(streamed)  // those of a lost connection
+        if !missed.isEmpty { show((streamed == 0 ? "" : " ") + missed.joined(separator: " ")) }
         print()
     }
 
@@ -54,17 +56,20 @@ struct Generate: ParsableCommand {
         return request
     }
 
+    /// The new tokens in words; ids where the model has none.
+    private func words(of result: Anira_V1_Completed) -> [String] {
+        result.text.isEmpty ? result.tokens.map(String.init) : result.text.split(separator: " ").map(String.init)
+    }
+
     /// Two lines: words, or ids where the prompt is in ids, over the depth each position spent. The depth under a word is
     /// what was spent at its position, that is, on predicting the next word.
     private func showDepths(
-        _ result: Anira_V1_Completed, _ words: (text: String, tokens: [Int32]), _ painter: DepthPainter
+        _ result: Anira_V1_Completed, _ asked: (text: String, tokens: [Int32]), _ painter: DepthPainter
     ) {
-        let answer = result.text.isEmpty ? result.tokens.map(String.init).joined(separator: " ") : result.text
-        let inWords = words.tokens.isEmpty && !result.text.isEmpty
         let prompt =
-            words.tokens.isEmpty
-            ? words.text.split(whereSeparator: \.isWhitespace).map(String.init) : words.tokens.map(String.init)
-        let new = inWords ? result.text.split(separator: " ").map(String.init) : result.tokens.map(String.init)
+            asked.tokens.isEmpty
+            ? asked.text.split(whereSeparator: \.isWhitespace).map(String.init) : asked.tokens.map(String.init)
+        let new = asked.tokens.isEmpty ? words(of: result) : result.tokens.map(String.init)
         let spent = result.promptDepths + result.depths.dropFirst()
         let columns = zip(prompt + new, spent.map { Optional($0) } + [nil])
         var top = ""
@@ -77,6 +82,7 @@ struct Generate: ParsableCommand {
         }
         print(top)
         print(bottom)
+        let answer = words(of: result).joined(separator: " ")
         print("answer: \(answer)   mean depth \(String(format: "%.2f", result.usage.meanDepth))")
     }
 }

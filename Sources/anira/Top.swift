@@ -38,7 +38,7 @@ struct Top: ParsableCommand {
         } while count == 0 || looks < count
     }
 
-    private func look(_ client: borrowing Client) throws -> TopTable.Look {
+    private func look(_ client: Client) throws -> TopTable.Look {
         var request = ClientRequest()
         request.id = newRequestID("top")
         request.status = .init()

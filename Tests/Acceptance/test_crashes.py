@@ -1,12 +1,14 @@
 """kill -9 of any one process under load: every request still ends, exactly once, with the right answer."""
 
+import json
 import os
 import random
 import signal
+import subprocess
 
 import pytest
 
-from suite import Dealer, Suite, fresh_id, wait_for
+from suite import BINARY, ROOT, Dealer, Suite, fresh_id, wait_for
 
 REQUESTS, NEW_TOKENS = 24, 48
 
@@ -104,6 +106,44 @@ def test_after_the_router_is_killed_resent_ids_get_the_right_answers(suite, work
             expected = work[ids.index(id)][1]
             assert replies[-1].content.get("tokens") == expected["tokens"], replies[-1]
             assert replies[-1].content["depths"] == expected["depths"]
+
+
+def kill_router(suite):
+    (victim,) = suite.workers()["router"]
+    os.kill(victim, signal.SIGKILL)
+
+
+def test_the_python_client_goes_on_beyond_the_router(suite, work, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "clients/python"))
+    from anira_client import Anira
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    request, answer = work[0]
+    with Anira(suite.endpoint, timeout=20) as anira:
+        stream = anira.generate(request["tokens"], max_new_tokens=NEW_TOKENS, stream=True)
+        events = [next(stream)]
+        kill_router(suite)
+        events += stream
+    assert events[-1]["tokens"] == answer["tokens"]
+    assert [e["token"] for e in events[:-1]] == answer["tokens"][:len(events) - 1]
+    wait_for(lambda: whole(suite, counts), 30, "a new router with all its workers")
+
+
+def test_the_command_goes_on_beyond_the_router(suite, work):
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    request, answer = work[0]
+    words = [BINARY, "generate", "--endpoint", suite.endpoint, "--timeout", "20", "--max-new-tokens", NEW_TOKENS,
+             "--tokens", ",".join(map(str, request["tokens"]))]
+    command = subprocess.Popen([*map(str, words), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = [command.stdout.readline() for _ in range(2)]
+    kill_router(suite)
+    out, err = command.communicate(timeout=30)
+    assert command.returncode == 0, err
+    replies = [json.loads(line) for line in lines + out.splitlines()]
+    assert replies[-1]["completed"]["tokens"] == answer["tokens"]
+    said = [r["token"]["token"] for r in replies if "token" in r]
+    assert said == answer["tokens"][:len(said)]
+    assert ["accepted" in r for r in replies] == [True] + [False] * (len(replies) - 1)
+    wait_for(lambda: whole(suite, counts), 30, "a new router with all its workers")
 
 
 def test_the_suite_serves_as_before_after_all_that(suite, work):

@@ -4,6 +4,7 @@
         print(anira.generate("<bos> + 3 2 <ans>", max_new_tokens=1)["text"])
 
 One Anira belongs to one thread. Messages of the protocol are plain dicts, as docs/protocol.md describes them.
+When the connection was lost, requests without an ending are sent again: their ids see to it that none runs twice.
 """
 
 import json
@@ -12,6 +13,7 @@ import uuid
 from collections import deque
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 
 class AniraError(Exception):
@@ -30,17 +32,38 @@ class AniraTimeout(AniraError):
         self.request_id = request_id
 
 
+class _Open:
+    """A request without an ending: what was sent, what is asked of its replies next, those not yet taken."""
+
+    def __init__(self, body):
+        self.body, self.accepted, self.tokens, self.replies = body, False, 0, deque()
+
+    def is_news(self, kind, content):
+        """Not what was said before the connection was lost, nor a token that does not follow the last one."""
+        if kind == "accepted":
+            known, self.accepted = self.accepted, True
+            return not known
+        if kind == "token":
+            follows = content["index"] == self.tokens
+            self.tokens += follows
+            return follows
+        return True
+
+
 class Anira:
     def __init__(self, endpoint="tcp://127.0.0.1:5555", timeout=30.0):
         """timeout: seconds without any reply after which a call raises AniraTimeout."""
         self.endpoint, self.timeout = endpoint, timeout
-        self._replies = {}      # id of a request not ended: its replies not yet taken
+        self._open = {}  # by id
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 500)
         self._socket.setsockopt(zmq.SNDTIMEO, int(timeout * 1000))
+        self._connections = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._connected = False
         self._socket.connect(endpoint)
 
     def close(self):
+        self._socket.disable_monitor()
         self._socket.close()
 
     def __enter__(self):
@@ -55,7 +78,8 @@ class Anira:
         """Continues a prompt (text, or a list of token ids); the `completed` message.
 
         fields: max_new_tokens, stop_tokens, session, depth, sampling, include. With stream=True an iterator over
-        the `token` messages that ends with the `completed` one; leaving it early cancels the request.
+        the `token` messages that ends with the `completed` one; leaving it early cancels the request. After a lost
+        connection tokens may be missing from the iterator; `completed` has them all.
         """
         id = self._send({"generate": _prompt(prompt) | fields | {"stream": stream}}, id, deadline_ms)
         return self._stream(id) if stream else self._ending(id)
@@ -91,32 +115,51 @@ class Anira:
         body = {"id": id or uuid.uuid4().hex} | operation
         if deadline_ms is not None:
             body["deadline_ms"] = deadline_ms
+        opened = _Open(json.dumps(body, allow_nan=False).encode())
         try:
-            self._socket.send(json.dumps(body, allow_nan=False).encode())
+            self._socket.send(opened.body)
         except zmq.Again:
             raise AniraTimeout(self.endpoint, self.timeout, body["id"]) from None
-        self._replies[body["id"]] = deque()
+        self._open[body["id"]] = opened
         return body["id"]
 
     def _receive(self, id):
         """(kind, content) of the next reply to this id. Others' wait for their turn; those given up are dropped."""
         end = time.monotonic() + self.timeout
-        while not self._replies[id]:
-            if not self._socket.poll(max(0, int((end - time.monotonic()) * 1000))):
+        poller = zmq.Poller()
+        for each in (self._socket, self._connections):
+            poller.register(each, zmq.POLLIN)
+        while not self._open[id].replies:
+            ready = dict(poller.poll(max(0, int((end - time.monotonic()) * 1000))))
+            if not ready:
                 raise AniraTimeout(self.endpoint, self.timeout, id)
-            body, *frames = self._socket.recv_multipart()
-            reply = json.loads(body)
-            to = reply.pop("id", "")
-            (kind, content), = reply.items()
-            if not to and kind == "error":  # a message that could not be read at all: this call's, as far as one can tell
-                self._replies[id].append((kind, content))
-            waiting = self._replies.get(to)
-            if waiting is not None:
-                waiting.append((kind, content | ({"logits_bytes": frames[0]} if frames else {})))
-        kind, content = self._replies[id].popleft()
+            if self._connections in ready:
+                self._resume()
+            if self._socket in ready:
+                self._take(id, *self._socket.recv_multipart())
+        kind, content = self._open[id].replies.popleft()
         if kind == "error":
             raise AniraError(content["code"], content["message"], content.get("retry_after_ms"))
         return kind, content
+
+    def _resume(self):
+        """Whatever the first connection's peer was told, the next one's is told again."""
+        recv_monitor_message(self._connections)
+        if self._connected:
+            for opened in self._open.values():
+                self._socket.send(opened.body)
+        self._connected = True
+
+    def _take(self, id, body, *frames):
+        """Keeps a reply for its request; `id` is the one that is waited for."""
+        reply = json.loads(body)
+        to = reply.pop("id", "")
+        (kind, content), = reply.items()
+        if not to and kind == "error":  # a message that could not be read at all: this call's, as far as one can tell
+            to = id
+        opened = self._open.get(to)
+        if opened and opened.is_news(kind, content):
+            opened.replies.append((kind, content | ({"logits_bytes": frames[0]} if frames else {})))
 
     def _answer(self, operation):
         """The one reply of an operation that does not run."""
@@ -124,7 +167,7 @@ class Anira:
         try:
             return self._receive(id)[1]
         finally:
-            del self._replies[id]
+            del self._open[id]
 
     def _ending(self, id):
         try:
@@ -133,7 +176,7 @@ class Anira:
                 if kind in ("completed", "scored"):
                     return content
         finally:
-            del self._replies[id]
+            del self._open[id]
 
     def _stream(self, id):
         ended = False
@@ -147,9 +190,9 @@ class Anira:
             ended = True
             raise
         finally:
-            del self._replies[id]
+            del self._open[id]
             if not ended:
-                del self._replies[self._send({"cancel": {"id": id}})]
+                del self._open[self._send({"cancel": {"id": id}})]
 
 
 def _prompt(prompt):
