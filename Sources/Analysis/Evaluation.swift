@@ -2,7 +2,7 @@ import Tasks
 
 /// What a model was found to do on a task: by difficulty with its own depths, at every fixed depth, and along the
 /// threshold dial (paper 5 and A.5).
-public struct Evaluation: Codable, Sendable {
+public struct Evaluation: Encodable, Sendable {
     /// One difficulty, or all together. Shares 0…1; depths in iterations.
     public struct Line: Codable, Sendable {
         /// MANO operators, BREVO nodes, DEPO hops, LANO length (bins of 50); nil for all together.
@@ -38,11 +38,50 @@ public struct Evaluation: Codable, Sendable {
         }
     }
 
-    public var task: String
-    public var model: String
-    public var split: String
-    public var seed: UInt64
-    public var rows: Int
+    /// What was measured under which settings.
+    public struct Conditions: Encodable, Sendable {
+        public var task: String
+        /// Of the task, by their names on the command line.
+        public var options: [String: Int]
+        /// Those that the model was trained with, where they are known and others.
+        public var trainedOptions: [String: Int]?
+        public var model: String
+        /// Of configuration and weights, with the type that products hold them in.
+        public var fingerprint: String
+        /// How keys and values are held; nil: the suite knows.
+        public var kv: String?
+        /// The depth policy in words.
+        public var policy: String
+        public var split: String
+        public var seed: UInt64
+        public var rows: Int
+        /// Small tasks have fewer instances than rows were asked for.
+        public var distinctRows: Int
+
+        enum CodingKeys: String, CodingKey {
+            case task, options, model, fingerprint, kv, policy, split, seed, rows
+            case trainedOptions = "trained_options"
+            case distinctRows = "distinct_rows"
+        }
+
+        public init(
+            _ task: any SequenceTask, trained: TaskOptions?, model: String, fingerprint: String, kv: String?,
+            policy: String, split: Split, seed: UInt64, rows: [Row]
+        ) {
+            func named(_ options: TaskOptions) -> [String: Int] {
+                Dictionary(uniqueKeysWithValues: options.given.map { ($0.name, $0.value) })
+            }
+            self.task = task.name.rawValue
+            options = named(task.options)
+            trainedOptions = trained.flatMap { $0 == task.options ? nil : named($0) }
+            (self.model, self.fingerprint, self.kv, self.policy) = (model, fingerprint, kv, policy)
+            (self.split, self.seed) = (split.rawValue, seed)
+            self.rows = rows.count
+            distinctRows = Set(rows.map(\.tokens)).count
+        }
+    }
+
+    public var conditions: Conditions
     /// K.
     public var maxDepth: Int
     public var adaptive: Point
@@ -53,7 +92,7 @@ public struct Evaluation: Codable, Sendable {
     public var answerDepthCorrelation, questionDepthCorrelation: Double?
 
     enum CodingKeys: String, CodingKey {
-        case task, model, split, seed, rows, adaptive, fixed, sweep
+        case adaptive, fixed, sweep
         case maxDepth = "max_depth"
         case answerDepthCorrelation = "answer_depth_spearman"
         case questionDepthCorrelation = "question_depth_spearman"
@@ -64,16 +103,25 @@ public struct Evaluation: Codable, Sendable {
     /// nil without the curve.
     public var fixedAccuracyAtMeanDepth: Double?
 
-    public init(
-        task: String, model: String, split: String, seed: UInt64, rows: Int, maxDepth: Int, adaptive: DepthTable,
-        fixed: [Point], sweep: [Point]
-    ) {
-        (self.task, self.model, self.split, self.seed) = (task, model, split, seed)
-        (self.rows, self.maxDepth, self.fixed, self.sweep) = (rows, maxDepth, fixed, sweep)
+    public init(_ conditions: Conditions, maxDepth: Int, adaptive: DepthTable, fixed: [Point], sweep: [Point]) {
+        (self.conditions, self.maxDepth, self.fixed, self.sweep) = (conditions, maxDepth, fixed, sweep)
         self.adaptive = Point(setting: 0, adaptive)
         answerDepthCorrelation = spearman(adaptive.answerDepths.map { (Double($0.difficulty), Double($0.depth)) })
         questionDepthCorrelation = spearman(adaptive.questionDepths.map { (Double($0.difficulty), $0.depth) })
         fixedAccuracyAtMeanDepth = Self.accuracy(of: fixed, at: adaptive.total.meanDepth, maxDepth: maxDepth)
+    }
+
+    /// The conditions' fields stand beside the others.
+    public func encode(to encoder: any Encoder) throws {
+        try conditions.encode(to: encoder)
+        var c = encoder.container(keyedBy: CodingKeys.self)
+        try c.encode(maxDepth, forKey: .maxDepth)
+        try c.encode(adaptive, forKey: .adaptive)
+        try c.encode(fixed, forKey: .fixed)
+        try c.encode(sweep, forKey: .sweep)
+        try c.encodeIfPresent(answerDepthCorrelation, forKey: .answerDepthCorrelation)
+        try c.encodeIfPresent(questionDepthCorrelation, forKey: .questionDepthCorrelation)
+        try c.encodeIfPresent(fixedAccuracyAtMeanDepth, forKey: .fixedAccuracyAtMeanDepth)
     }
 
     private static func accuracy(of fixed: [Point], at depth: Double, maxDepth: Int) -> Double? {

@@ -88,7 +88,7 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
         do {
             self = try JSONDecoder().decode(ModelConfiguration.self, from: json)
         } catch let error as DecodingError {
-            throw ModelError(.damaged, "\(path): \(Self.describe(error))")
+            throw ModelError(.damaged, "\(path): \(error.summary)")
         }
         try check(path)
     }
@@ -96,19 +96,6 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
     /// From the fields of `config.json`, by their names there; checked like a file. path: what errors call the source.
     public init(fields: [String: Any], path: String) throws {
         try self.init(json: JSONSerialization.data(withJSONObject: fields), path: path)
-    }
-
-    private static func describe(_ error: DecodingError) -> String {
-        switch error {
-        case .keyNotFound(let key, _): "field '\(key.stringValue)' is missing"
-        case .typeMismatch(_, let context), .valueNotFound(_, let context):
-            "field '\(context.codingPath.map(\.stringValue).joined(separator: "."))' has the wrong type"
-        case .dataCorrupted(let context):
-            context.codingPath.isEmpty
-                ? "not valid JSON"
-                : "field '\(context.codingPath.map(\.stringValue).joined(separator: "."))' has an unknown value"
-        @unknown default: "not valid JSON"
-        }
     }
 
     private func check(_ path: String) throws {
@@ -145,6 +132,22 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
             throw ModelError(
                 .unsupported, field: "exit_kv",
                 "\(path): exit_kv 'project' needs one core layer, found \(numCoreLayers); use 'latest'")
+        }
+    }
+}
+
+extension DecodingError {
+    /// The field at fault and what is wrong with it.
+    public var summary: String {
+        func field(_ context: Context) -> String {
+            "field '\(context.codingPath.map(\.stringValue).joined(separator: "."))'"
+        }
+        return switch self {
+        case .keyNotFound(let key, _): "field '\(key.stringValue)' is missing"
+        case .typeMismatch(_, let context), .valueNotFound(_, let context): "\(field(context)) has the wrong type"
+        case .dataCorrupted(let context):
+            context.codingPath.isEmpty ? "not valid JSON" : "\(field(context)) has an unknown value"
+        @unknown default: "not valid JSON"
         }
     }
 }

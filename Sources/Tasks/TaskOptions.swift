@@ -30,17 +30,17 @@ public struct TaskOptions: Sendable, Equatable, Codable {
         self.queries = queries
     }
 
-    /// Names of the options that are set.
-    var given: [String] {
+    /// The options that are set, by their names on the command line; a flag is 0 or 1.
+    public var given: [(name: String, value: Int)] {
         [
             ("modulus", modulus), ("max-size", maxSize), ("supervises-end", supervisesEnd.map { $0 ? 1 : 0 }),
             ("nodes", nodes), ("hops", hops), ("queries", queries),
-        ].compactMap { $0.1 == nil ? nil : $0.0 }
+        ].compactMap { name, value in value.map { (name, $0) } }
     }
 
     /// Throws when an option is set that the task does not have.
     func check(only allowed: [String], for task: TaskName) throws(TaskError) {
-        guard let foreign = given.first(where: { !allowed.contains($0) }) else { return }
+        guard let foreign = given.map(\.name).first(where: { !allowed.contains($0) }) else { return }
         let list = allowed.isEmpty ? "no options" : allowed.joined(separator: ", ")
         throw TaskError(.option, "\(task.rawValue) has no option '\(foreign)'; it has \(list)")
     }

@@ -10,7 +10,7 @@ final class Arena {
     /// floats: capacity. Throws when the machine has not that much memory.
     init(floats capacity: Int) throws {
         guard let base = anira_allocate(capacity) else {
-            throw TrainingError("cannot allocate \(capacity * 4 >> 20) MiB for activations; use a smaller micro-batch")
+            throw TrainingError.noMemory(capacity * 4, for: "activations; use a smaller micro-batch")
         }
         self.base = base
         self.capacity = capacity

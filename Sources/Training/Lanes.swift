@@ -29,7 +29,7 @@ public final class Lanes {
         self.layout = layout
         self.microBatch = microBatch
         guard let weights = anira_allocate(layout.count) else {
-            throw TrainingError("cannot allocate \(layout.count * 4 >> 20) MiB for weights")
+            throw TrainingError.noMemory(layout.count * 4, for: "weights; make the model smaller")
         }
         weights.update(from: initial, count: layout.count)
         self.weights = weights

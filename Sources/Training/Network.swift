@@ -27,7 +27,7 @@ final class Network {
         configuration = layout.configuration
         arena = try Arena(floats: Self.floatsNeeded(layout.configuration, rows: capacity, longest: longest))
         guard let gradients = anira_allocate(layout.count) else {
-            throw TrainingError("cannot allocate \(layout.count * 4 >> 20) MiB for gradients")
+            throw TrainingError.noMemory(layout.count * 4, for: "gradients; take fewer threads or a smaller model")
         }
         self.gradients = gradients
         layer = LayerPass(

@@ -14,7 +14,7 @@ final class Optimizer {
         self.layout = layout
         self.configuration = configuration
         guard let first = anira_allocate(layout.count), let second = anira_allocate(layout.count) else {
-            throw TrainingError("cannot allocate \(layout.count * 8 >> 20) MiB for the optimiser's moments")
+            throw TrainingError.noMemory(layout.count * 8, for: "the optimiser's moments; make the model smaller")
         }
         (self.first, self.second) = (first, second)
     }

@@ -6,8 +6,9 @@ import Tasks
 
 /// A training run: draws rows, takes steps, records, evaluates and saves (model.md, "Training objective").
 public final class Trainer {
-    /// Where the run is, for a progress line.
+    /// Where the run is after a step, for a progress line.
     public struct Progress: Sendable {
+        /// The means since the last record; with an evaluation it is one.
         public let record: MetricsRecord
         public let steps: Int
         /// Whether λ has begun to rise.
@@ -71,8 +72,12 @@ public final class Trainer {
             schedule = Schedule(configuration, accuracy: state.accuracy, learnedAt: state.learnedAt)
         }
         try log.truncate(after: step)
+        try self.configuration.write(to: directory)
         if !resume { try save() }
     }
+
+    /// Weights that the run trains.
+    public var parameters: Int { lanes.layout.count }
 
     private static func makeFolder(_ path: String) throws {
         do {
@@ -115,13 +120,13 @@ public final class Trainer {
             }
             try takeStep(&sums)
             let evaluates = step % configuration.evaluateEvery == 0 || step == configuration.steps
+            var record = sums.record(step, rate: schedule.learningRate(step))
+            if evaluates { record.validation = evaluate() }
             if evaluates || step % configuration.recordEvery == 0 {
-                var record = sums.record(step, rate: schedule.learningRate(step))
-                if evaluates { record.validation = evaluate() }
                 try log.append(record)
-                report(Progress(record: record, steps: configuration.steps, saving: schedule.learnedAt != nil))
                 sums = Sums()
             }
+            report(Progress(record: record, steps: configuration.steps, saving: schedule.learnedAt != nil))
             if step % configuration.saveEvery == 0 { try save() }
         }
         try save()

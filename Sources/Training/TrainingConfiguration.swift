@@ -131,9 +131,16 @@ extension TrainingConfiguration {
         }
         do {
             self = try JSONDecoder().decode(TrainingConfiguration.self, from: data)
-        } catch {
-            throw TrainingError("\(path) is damaged or of another version: \(error)")
+        } catch let error as DecodingError {
+            throw TrainingError("\(path) is damaged or of another version: \(error.summary)")
         }
+    }
+
+    /// Stores it as `training.json` in a run's folder: the first file there, so that any later one can be gone on from.
+    func write(to folder: String) throws {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        try AtomicFile.write(encoder.encode(self), to: "\(folder)/training.json")
     }
 
     /// Whether model and task are the same: what a run may not change when it goes on.

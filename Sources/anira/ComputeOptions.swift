@@ -34,6 +34,9 @@ struct ComputeOptions: ParsableArguments {
 
     var threads: Int { givenThreads ?? 1 }
 
+    /// Whether nothing was chosen.
+    var isDefault: Bool { weights == .f32 && kv == .f32 && givenThreads == nil }
+
     func validate() throws {
         guard (1...64).contains(threads) else { throw ValidationError("--threads must be 1…64") }
     }

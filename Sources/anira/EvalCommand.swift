@@ -38,6 +38,9 @@ struct Eval: ParsableCommand {
         guard (model == nil) != (endpoint == nil) else {
             throw ValidationError("give --model DIR or --endpoint E, one of them")
         }
+        guard model != nil || compute.isDefault else {
+            throw ValidationError("--weights, --kv and --threads are for --model: a running suite has its own")
+        }
         guard (1...10_000_000).contains(rows) else { throw ValidationError("--rows must be 1…10000000") }
         try checkTimeout(timeout)
         guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {
@@ -46,7 +49,10 @@ struct Eval: ParsableCommand {
     }
 
     func run() throws {
-        let task = try makeTask(name: task, options: try options())
+        let trained = try trainedOptions()
+        var options = trained ?? TaskOptions()
+        taskOptions.apply(to: &options)
+        let task = try makeTask(name: task, options: options)
         let runner = try RequestRunner(model: model, compute: compute, endpoint: endpoint, timeout: timeout)
         let found = try runner.model()
         guard found.maxDepth > 0, Int(found.vocabSize) >= task.vocabulary.count, try sameWords(task) else {
@@ -62,13 +68,15 @@ struct Eval: ParsableCommand {
                 setting: Double(k), try passes.table(.with { ($0.policy, $0.value) = ("fixed", Int32(k)) }))
         }
         let swept = try (sweep ? try thresholdValues() : []).map { q in
-            Evaluation.Point(
-                setting: q, try passes.table(.with { ($0.policy, $0.threshold) = ("cdf", Float(q)) }))
+            Evaluation.Point(setting: q, try passes.table(try depth.message(threshold: Float(q))))
         }
         passes.show.end()
+        let conditions = Evaluation.Conditions(
+            task, trained: trained, model: found.name, fingerprint: found.fingerprint,
+            kv: model == nil ? nil : compute.kv.rawValue, policy: try depth.words(), split: split, seed: seed,
+            rows: drawn)
         let result = Evaluation(
-            task: task.name.rawValue, model: found.name, split: split.rawValue, seed: seed, rows: drawn.count,
-            maxDepth: Int(found.maxDepth), adaptive: adaptive, fixed: fixed, sweep: swept)
+            conditions, maxDepth: Int(found.maxDepth), adaptive: adaptive, fixed: fixed, sweep: swept)
         if json { try printJSON(result) } else { print(EvaluationText(result).text) }
     }
 
@@ -83,15 +91,14 @@ struct Eval: ParsableCommand {
         }
     }
 
-    /// The options the model was trained on, where its folder says so, overridden by those given.
-    private func options() throws -> TaskOptions {
-        var options = TaskOptions()
-        if let model, FileManager.default.fileExists(atPath: "\(model)/training.json") {
-            let stored = try TrainingConfiguration(folder: model)
-            if stored.task.rawValue == task { options = stored.taskOptions }
+    /// The options the model was trained with, where its folder says so.
+    private func trainedOptions() throws -> TaskOptions? {
+        guard let model, FileManager.default.fileExists(atPath: "\(model)/training.json") else { return nil }
+        let stored = try TrainingConfiguration(folder: model)
+        guard stored.task.rawValue == task else {
+            throw ValidationError("--task: the model in \(model) was trained on \(stored.task.rawValue)")
         }
-        taskOptions.apply(to: &options)
-        return options
+        return try makeTask(stored.task, options: stored.taskOptions).options
     }
 
     /// Token ids mean the same to the model and the task.

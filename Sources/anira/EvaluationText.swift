@@ -12,12 +12,26 @@ struct EvaluationText {
     }
 
     private var heading: String {
-        "\(found.task), model \(found.model): \(found.rows) rows of the \(found.split) split, seed \(found.seed), "
-            + "K = \(found.maxDepth)"
+        let c = found.conditions
+        let distinct = c.distinctRows < c.rows ? " (\(c.distinctRows) distinct)" : ""
+        let task = c.task + list(c.options, " of ")
+        let kv = c.kv.map { ", keys and values \($0)" } ?? ""
+        let rows = "\(c.rows) rows\(distinct) of the \(c.split) split"
+        return """
+            \(task), model \(c.model): \(rows), seed \(c.seed), K = \(found.maxDepth)
+            depth policy \(c.policy), weights \(c.fingerprint)\(kv)
+            """ + list(c.trainedOptions ?? [:], "\nnot what it was trained on: \(c.task) of ")
+    }
+
+    /// Nothing when there are none.
+    private func list(_ options: [String: Int], _ words: String) -> String {
+        guard !options.isEmpty else { return "" }
+        return words + options.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
     }
 
     private var difficulties: String {
-        let unit = ["mano": "operators", "brevo": "nodes", "depo": "hops", "lano": "length"][found.task] ?? "size"
+        let unit =
+            ["mano": "operators", "brevo": "nodes", "depo": "hops", "lano": "length"][found.conditions.task] ?? "size"
         return table(
             [[unit, "answers", "accuracy", "answer depth", "question depth", "mean depth", "guess", "majority"]]
                 + found.adaptive.byDifficulty.map { cells($0, label: String($0.difficulty ?? 0)) }

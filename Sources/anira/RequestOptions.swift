@@ -21,6 +21,9 @@ struct TargetOptions: ParsableArguments {
             throw ValidationError(
                 local ? "--local needs --model DIR" : "--model is for --local: a running suite has its own")
         }
+        guard local || compute.isDefault else {
+            throw ValidationError("--weights, --kv and --threads are for --local: a running suite has its own")
+        }
         try checkTimeout(timeout)
     }
 
@@ -127,6 +130,26 @@ struct DepthOptions: ParsableArguments {
         if let minDepth { message.min = minDepth }
         if let maxDepth { message.max = maxDepth }
         return message
+    }
+
+    /// A point of the threshold dial between the same bounds.
+    func message(threshold: Float) throws -> Anira_V1_Depth {
+        var message = try message()
+        (message.policy, message.threshold) = ("cdf", threshold)
+        message.clearValue()
+        message.values = []
+        return message
+    }
+
+    /// As on the command line: `cdf, threshold 0.5, min 2`.
+    func words() throws -> String {
+        let message = try message()
+        let settings = [
+            message.hasValue ? "depth \(message.value)" : nil,
+            message.hasThreshold ? "threshold \(message.threshold)" : nil,
+            message.hasMin ? "min \(message.min)" : nil, message.hasMax ? "max \(message.max)" : nil,
+        ]
+        return ([message.policy] + settings.compactMap { $0 }).joined(separator: ", ")
     }
 }
 

@@ -28,6 +28,7 @@ final class RequestRunner {
         if let local {
             return .with {
                 $0.name = local.checkpoint.name
+                $0.fingerprint = local.checkpoint.fingerprint
                 $0.maxDepth = Int32(local.checkpoint.configuration.maxDepth)
                 $0.vocabSize = Int32(local.checkpoint.configuration.vocabSize)
             }

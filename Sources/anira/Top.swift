@@ -32,7 +32,7 @@ struct Top: ParsableCommand {
             Thread.sleep(forTimeInterval: interval)
             let now = try look(client)
             if isatty(STDOUT_FILENO) != 0 { show("\u{1B}[2J\u{1B}[H") }
-            say(TopTable(before: last, after: now, columns: terminalColumns()).text)
+            say(TopTable(before: last, after: now, columns: terminalColumns(STDOUT_FILENO)).text)
             last = now
             looks += 1
         } while count == 0 || looks < count
@@ -50,10 +50,10 @@ struct Top: ParsableCommand {
     }
 }
 
-/// Columns of the terminal on standard output; as many as one likes where there is none.
-private func terminalColumns() -> Int {
+/// Columns of the terminal there; as many as one likes where there is none.
+func terminalColumns(_ descriptor: Int32) -> Int {
     var size = winsize()
-    guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return .max }
+    guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return .max }
     return Int(size.ws_col)
 }
 

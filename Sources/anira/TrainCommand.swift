@@ -17,7 +17,8 @@ struct TrainRun: ParsableCommand {
         discussion: """
             A preset gives every setting; the options below override single ones. The folder --out holds the \
             checkpoint, ready to be served with `anira up --model`, the state to resume from, the resolved \
-            configuration and a record of the run (metrics.jsonl). Ctrl-C saves first.
+            configuration and a record of the run (metrics.jsonl). Ctrl-C ends the step that is \
+            running, saves and exits with 130.
               anira train --task mano --variant online --out runs/mano-online
               anira train --resume --out runs/mano-online
             """)
@@ -33,10 +34,10 @@ struct TrainRun: ParsableCommand {
         let resolved = try resolve()
         let initial = try from.map { try Checkpoint(directory: $0) }
         let trainer = try Trainer(resolved, directory: out, resume: resume, initial: initial)
-        try store(trainer.configuration)
         let stop = StopRequest()
         let signals = StopSignals(supervised: false) { stop.raise() }
         defer { signals.cancel() }
+        tell("\(describe(trainer))\n")
         let line = ProgressLine()
         defer { line.end() }
         let ending = try trainer.run(shouldStop: { stop.isRaised }, report: { line.show($0) })
@@ -44,12 +45,21 @@ struct TrainRun: ParsableCommand {
         case .finished: print("finished: serve it with  anira up --model \(out)")
         case .stopped(let step):
             print("stopped and saved at step \(step); go on with  anira train --resume --out \(out)")
+            throw ExitCode(130)
         }
     }
 
+    private func describe(_ trainer: Trainer) -> String {
+        let c = trainer.configuration
+        let millions = String(format: "%.2f", Double(trainer.parameters) / 1e6)
+        return "training \(c.task.rawValue), \(c.variant.rawValue), \(millions) million parameters: "
+            + "\(c.steps) steps of \(c.batch) rows with \(c.threads) threads, in \(out)"
+    }
+
     private func resolve() throws -> TrainingConfiguration {
-        let files = ["training.json", "state.safetensors", "model.safetensors", "config.json", "metrics.jsonl"]
         if resume { return try resumed() }
+        // With training.json alone a run has not begun: it was stopped before it saved a state.
+        let files = ["state.safetensors", "model.safetensors", "config.json", "metrics.jsonl"]
         if let found = files.first(where: { FileManager.default.fileExists(atPath: "\(out)/\($0)") }) {
             throw TrainingError(
                 "\(out) already holds a run or model (\(found)); add --resume to go on with a run, "
@@ -84,12 +94,6 @@ struct TrainRun: ParsableCommand {
         }
         return configuration
     }
-
-    private func store(_ configuration: TrainingConfiguration) throws {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        try AtomicFile.write(encoder.encode(configuration), to: "\(out)/training.json")
-    }
 }
 
 /// Whether a signal has asked to stop.
@@ -97,12 +101,16 @@ private final class StopRequest: @unchecked Sendable {  // guarded by the lock
     private let lock = NSLock()
     private var raised = false
     var isRaised: Bool { lock.withLock { raised } }
-    func raise() { lock.withLock { raised = true } }
+    func raise() {
+        tell("\nstopping after this step\n")
+        lock.withLock { raised = true }
+    }
 }
 
-/// One line that is drawn over on a terminal, a line for every evaluation elsewhere.
+/// One line that is drawn over on a terminal; elsewhere a line for every evaluation, or when a minute has passed.
 private final class ProgressLine {
     private let isTerminal = isatty(STDERR_FILENO) != 0
+    private var shown = Date()
     private var start = Date()
     private var firstStep: Int?
     private var validation = ""
@@ -115,11 +123,15 @@ private final class ProgressLine {
             + "\(number(record.accuracy, 3))  depth \(number(record.meanDepth, 2))  λ \(number(Double(record.lambda), 3))"
             + "\(progress.saving ? "" : " (learning)")  \(Int(record.tokensPerSecond)) tokens/s\(remaining(progress))"
             + "  \(validation)"
-        if isTerminal {
-            tell("\r\u{1B}[K" + text)
-        } else if record.validation != nil {
+        let silence = Date().timeIntervalSince(shown)
+        if isTerminal, silence > 0.1 || record.validation != nil {
+            tell("\r\u{1B}[K" + text.prefix(terminalColumns(STDERR_FILENO) - 1))
+        } else if !isTerminal, silence > 60 || record.validation != nil {
             tell(text + "\n")
+        } else {
+            return
         }
+        shown = Date()
     }
 
     func end() { if isTerminal, firstStep != nil { tell("\n") } }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -55,8 +56,9 @@ def test_an_interrupt_saves_and_says_how_to_go_on(binary, tmp_path):
     process = subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (out / "metrics.jsonl").exists(), 30, "a record")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 0 and "--resume" in output
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "--resume" in output
+    assert errors.startswith("training mano, online") and "stopping after this step" in errors
     assert (out / "state.safetensors").exists() and (out / "model.safetensors").exists()
 
 
@@ -173,6 +175,50 @@ def test_a_run_killed_before_its_first_save_can_go_on(binary, tmp_path):
     anira("train", "--resume", "--out", tmp_path / "run", "--steps", 20)
 
 
+def test_a_run_killed_before_it_had_a_state_can_be_started_again(binary, tmp_path):
+    """As it was, state.safetensors came first, and nothing accepted the folder."""
+    train(tmp_path, "--steps", 20)
+    expected = content(tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != "training.json":
+            path.unlink()
+    (tmp_path / "state.safetensors.new").write_bytes(b"cut sh")
+    done = anira("train", "--resume", "--out", tmp_path, check=False)
+    assert done.returncode == 1 and "no state.safetensors" in done.stderr
+    train(tmp_path, "--steps", 20)
+    assert content(tmp_path) == expected
+
+
+def test_a_run_killed_after_its_first_state_can_go_on(binary, tmp_path):
+    train(tmp_path / "whole", "--steps", 20)
+    train(tmp_path / "run", "--steps", 20)
+    words = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited", BINARY, "train", "--task", "mano", "--variant", "online",
+             "--out", tmp_path / "cut", *TINY, "--steps", "20"]
+    assert subprocess.run(list(map(str, words)), capture_output=True, timeout=60).returncode == 1
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["training.json"]
+    (tmp_path / "run/model.safetensors").unlink()
+    anira("train", "--resume", "--out", tmp_path / "run", "--steps", 20)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_a_flipped_bit_in_the_state_is_found(binary, tmp_path):
+    train(tmp_path, "--steps", 20)
+    raw = bytearray((tmp_path / "state.safetensors").read_bytes())
+    raw[-1000] ^= 1
+    (tmp_path / "state.safetensors").write_bytes(raw)
+    done = anira("train", "--resume", "--out", tmp_path, "--steps", 40, check=False)
+    assert done.returncode == 1 and "checksum" in done.stderr
+
+
+def test_a_damaged_configuration_is_one_clear_line(binary, tmp_path):
+    train(tmp_path, "--steps", 20)
+    stored = json.loads((tmp_path / "training.json").read_text())
+    for damage, said in (({"lambda": "much"}, "field 'lambda' has the wrong type"), ({"task": "chess"}, "field 'task'")):
+        (tmp_path / "training.json").write_text(json.dumps(stored | damage))
+        done = anira("train", "--resume", "--out", tmp_path, check=False)
+        assert done.returncode == 1 and said in done.stderr and "Context" not in done.stderr
+
+
 @pytest.mark.parametrize("words", [["--batch", str(2**63 - 1)], ["--micro-batch", str(10**18)], ["--epsilon", "0"],
                                    ["--evaluation-rows", str(2**62)], ["--learn-until", "nan"]])
 def test_a_setting_beyond_all_bounds_is_refused(binary, tmp_path, words):
@@ -233,6 +279,7 @@ def test_eval_gives_the_same_through_the_services_and_in_process(trained, tmp_pa
             anira(*words, "--endpoint", suite.endpoint, "--modulus", 3, "--max-size", 2).stdout)
     for evaluation in (here, there):
         del evaluation["model"]
+    assert here.pop("kv") == "f32"
     assert here == there
 
 
@@ -264,6 +311,29 @@ def test_eval_has_a_point_for_every_depth_and_threshold(trained):
     assert "accuracy" in text and "fixed depth" in text
 
 
-def test_eval_refuses_a_model_of_another_vocabulary(trained):
+def test_eval_says_what_was_measured(trained):
+    found = json.loads(anira("eval", "--task", "mano", "--rows", 300, "--sizes", 1, "--json", "--model", trained,
+                             "--policy", "cdf", "--threshold", "0.25", "--min-depth", 2, "--kv", "f16", "--no-curve",
+                             "--max-size", 1).stdout)
+    assert (found["rows"], found["policy"], found["kv"]) == (300, "cdf, threshold 0.25, min 2", "f16")
+    assert 0 < found["distinct_rows"] < 27          # an operator and two of three numbers
+    assert found["options"] == {"modulus": 3, "max-size": 1, "supervises-end": 0}
+    assert found["trained_options"] == {"modulus": 3, "max-size": 2, "supervises-end": 0}
+    assert len(found["fingerprint"].split("-")) == 2
+    assert all(point["total"]["mean_depth"] >= 2 for point in [found["adaptive"], *found["sweep"]])
+    text = anira("eval", "--task", "mano", "--rows", 300, "--sizes", 1, "--model", trained, "--max-size", 1).stdout
+    assert "distinct" in text and "trained on" in text and found["fingerprint"] in text
+
+
+def test_eval_refuses_another_task_and_what_belongs_to_a_suite(trained):
     done = anira("eval", "--task", "depo", "--model", trained, check=False)
+    assert done.returncode == 64 and "trained on mano" in done.stderr
+    done = anira("eval", "--task", "mano", "--endpoint", "tcp://127.0.0.1:1", "--weights", "bf16", check=False)
+    assert done.returncode == 64 and "--weights" in done.stderr
+
+
+def test_eval_refuses_a_model_of_another_vocabulary(trained, tmp_path):
+    model = shutil.copytree(trained, tmp_path / "model")
+    (model / "training.json").unlink()
+    done = anira("eval", "--task", "depo", "--model", model, check=False)
     assert done.returncode == 1 and "vocabulary" in done.stderr
