@@ -1,5 +1,6 @@
 import CLMDB
 import Foundation
+import Kernels
 import Synchronization
 
 /// What an acknowledgement survives.
@@ -8,6 +9,24 @@ public enum Durability: String, Sendable, Codable {
     case process
     /// A power cut: every commit is synchronised.
     case power
+}
+
+/// LMDB follows what a page says without a check: where data.mdb is damaged, the process dies by a signal. Within `body` it
+/// says on standard error which store that was, and ends with status 1.
+private struct LastWords {
+    private let text: UnsafeMutablePointer<CChar>
+
+    init(path: String) {
+        text = strdup("Error: cannot read the store \(path): data.mdb is damaged; restore a copy or move it away\n")
+    }
+
+    func release() { free(text) }
+
+    func during<R>(_ body: () throws -> R) rethrows -> R {
+        let earlier = anira_last_words(text)
+        defer { _ = anira_last_words(earlier) }
+        return try body()
+    }
 }
 
 /// One LMDB environment. Rules carried over from lmdb.h: open a path once per process and never across fork; no
@@ -23,6 +42,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     public let path: String
     private let env: OpaquePointer
     private let lock: OwnerLock?
+    private let words: LastWords
     private var isClosed = false
     private var databases: [String: MDB_dbi] = [:]
     /// Transactions hold it shared, growing the map exclusively: the map may only move while none is open.
@@ -49,14 +69,17 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
                 throw KVStoreError(.notFound, "open", path: path, advice: "there is no data.mdb in it")
             }
         }
-        env = try Self.openEnvironment(path, access, mapBytes: mapBytes)
+        let words = LastWords(path: path)
+        defer { if !succeeded { words.release() } }
+        env = try words.during { try Self.openEnvironment(path, access, mapBytes: mapBytes) }
+        self.words = words
         var pages = MDB_stat()
         mdb_env_stat(env, &pages)
         pageBytes = Int(pages.ms_psize)
         succeeded = true  // from here on deinit undoes everything
         pthread_rwlock_init(growth, nil)
         try checkFile()
-        try openDatabases(names, access)
+        try words.during { try openDatabases(names, access) }
     }
 
     /// A file cut short would be a bus error at the first read past its end. Pages that a transaction took and gave
@@ -66,10 +89,17 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         guard stat("\(path)/data.mdb", &status) == 0 else {
             throw KVStoreError(.system, "look at the file of", path: path, result: errno)
         }
-        guard Int(status.st_size) + 16 * 4096 >= usedBytes else {
+        var info = MDB_envinfo()
+        mdb_env_info(env, &info)
+        guard pageBytes > 0, (0..<Int.max).contains(info.me_last_pgno) else {
+            throw KVStoreError(
+                .damaged, "use", path: path, advice: "the head of data.mdb is damaged: restore a copy or remove it")
+        }
+        let (held, used) = (Int(status.st_size) / pageBytes, info.me_last_pgno + 1)
+        guard held + 16 >= used else {
             throw KVStoreError(
                 .damaged, "use", path: path,
-                advice: "data.mdb was cut short, \(status.st_size) bytes of \(usedBytes): restore a copy or remove it")
+                advice: "data.mdb was cut short, \(held) pages of \(used): restore a copy or remove it")
         }
     }
 
@@ -143,6 +173,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         close()
         pthread_rwlock_destroy(growth)
         growth.deallocate()
+        words.release()
     }
 
     /// Closes the environment and gives its path up; no transaction may be open or begun afterwards.
@@ -174,7 +205,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         }
         try check(result, "begin reading")
         defer { mdb_txn_abort(txn) }
-        return try body(Transaction(txn: txn!, databases: databases, path: path))
+        return try words.during { try body(Transaction(txn: txn!, databases: databases, path: path)) }
     }
 
     /// Commits when `body` returns, aborts when it throws. When the map is full it grows and `body` runs again, so
@@ -197,12 +228,12 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         try check(mdb_txn_begin(env, nil, 0, &txn), "begin writing")
         let value: R
         do {
-            value = try body(Transaction(txn: txn!, databases: databases, path: path))
+            value = try words.during { try body(Transaction(txn: txn!, databases: databases, path: path)) }
         } catch {
             mdb_txn_abort(txn)
             throw error
         }
-        try check(mdb_txn_commit(txn), "commit to")
+        try check(words.during { mdb_txn_commit(txn) }, "commit to")
         return value
     }
 

@@ -79,18 +79,28 @@ public final class KVInspector {
                 .foreign, "read", path: path,
                 advice: "its schema is \(meta["schema"] ?? "missing"), this program's is \(Layout.schema)")
         }
+        func number(_ name: String, _ range: ClosedRange<Int>) throws -> Int {
+            guard let value = meta[name].flatMap({ Int($0) }), range.contains(value) else {
+                throw KVStoreError(
+                    .damaged, "read", path: path,
+                    advice: "its meta record '\(name)' is \(meta[name] ?? "missing"); restore a copy or remove it")
+            }
+            return value
+        }
         shape = CacheShape(
-            layers: Int(meta["layers"] ?? "") ?? 0, width: Int(meta["width"] ?? "") ?? 0,
-            maxEntries: Int(meta["entries"] ?? "") ?? 0)
+            layers: try number("layers", 1...255), width: try number("width", 1...1 << 20),
+            maxEntries: try number("entries", 1...255))
     }
 
     /// Environment folders under a data folder, `kv/<stage>/<worker>`, in order.
     public static func environments(data: String) throws -> [String] {
         let root = "\(data)/kv"
-        guard let stages = FileManager.default.subpaths(atPath: root) else {
+        guard let files = FileManager.default.subpaths(atPath: root) else {
             throw KVStoreError(.notFound, "find a store in", path: data, advice: "give the suite's --data folder")
         }
-        return stages.filter { $0.hasSuffix("/data.mdb") }.map { "\(root)/\($0.dropLast(9))" }.sorted()
+        // By either file of LMDB's: a store whose data.mdb is gone is not passed over.
+        let folders = files.filter { $0.hasSuffix("/data.mdb") || $0.hasSuffix("/lock.mdb") }.map { $0.dropLast(9) }
+        return Set(folders).map { "\(root)/\($0)" }.sorted()
     }
 
     public func summary() throws -> Summary {

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -204,6 +205,31 @@ def test_a_flipped_byte_is_reported_and_never_served(models, tmp_path, lmdb_tool
         reply = client.end({"generate": {"tokens": [7], "max_new_tokens": 6, "session": NAME}})
         fresh = client.generate(prompt + begun["tokens"] + [7], 6)
         assert reply.kind == "error" or reply.content["tokens"] == fresh["tokens"]
+
+
+def test_damage_anywhere_in_the_file_is_told_and_never_a_bare_signal(models, tmp_path):
+    """LMDB follows what its pages say: damaged headers sent it to memory that is not there."""
+    model, data = models("early"), tmp_path / "data"
+    with Suite(model.path, tmp_path / "a", data=data) as suite, Dealer(suite.endpoint) as client:
+        client.generate(model.tokens("damaged", 30), 16, session=NAME)
+        (store,) = suite.store("core")
+    file, page = store / "data.mdb", 4096
+    whole, chance = file.read_bytes(), random.Random(5)
+    told = 0
+    for number in range(2, len(whole) // page):
+        raw = bytearray(whole)
+        for _ in range(3):      # of the header and the first pointers
+            raw[number * page + chance.randrange(24)] ^= 1 << chance.randrange(8)
+        file.write_bytes(raw)
+        for command in ("verify", "sessions"):
+            done = run("kv", command, "--data", data, "--stage", "core")
+            assert done.returncode in (0, 1), (number, command, done)
+            assert done.returncode == 0 or done.stderr.strip() or "problem" in done.stdout, (number, command, done)
+            told += done.returncode
+    assert told
+    file.unlink()
+    done = run("kv", "verify", "--data", data)
+    assert done.returncode == 1 and "no data.mdb" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")

@@ -143,6 +143,11 @@ double anira_multiply_adds(size_t rounds);
 // CRC-32C (Castagnoli) of n bytes, continuing from `crc` (0 to start).
 uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n);
 
+// ---- faults ----------------------------------------------------------------------------------------
+// While `text` is set for the calling thread, a fault in memory or abort on it writes it to standard error and ends the process
+// with status 1. NULL: as if nobody cared. Gives back what was set before; the text must live as long as it is set.
+const char *anira_last_words(const char *text);
+
 // ---- references: naive loops that the fast kernels are tested against -------------------------------------
 void anira_reference_matmul(const float *x, int ldx, const float *w, int m, int n, int k, float *y, int ldy);
 void anira_reference_attention(const float *q, const float *cache, size_t stride, size_t key_offset,
