@@ -8,15 +8,15 @@ final class CommitQueue: @unchecked Sendable {  // all state is guarded by `cond
         var session: UInt64
         /// Records from this position on are void.
         var voidFrom: Int?
-        /// Keys and values, positions ascending.
-        var records: [(key: [UInt8], value: ArraySlice<UInt8>)] = []
+        /// Positions ascending.
+        var records: [KeyedRecord] = []
         var length = 0
         var info: SessionInfo
         var kind = Kind.put
         var completion: @Sendable (KVStoreError?) -> Void
 
         enum Kind: Sendable { case put, drop, collect(Collection) }
-        var bytes: Int { records.reduce(256) { $0 + $1.value.count } }
+        var bytes: Int { records.reduce(256) { $0 + $1.count } }
     }
 
     /// Which unnamed sessions go: those over the age, then the oldest over the bytes; none that may be at work.
@@ -205,10 +205,16 @@ extension CommitQueue {
     }
 
     private func put(_ write: Write, _ txn: borrowing Transaction, _ figures: inout Figures) throws {
+        try withUnsafeBytes(of: write.session.bigEndian) { try put(write, key: $0, txn, &figures) }
+    }
+
+    /// key: of the session.
+    private func put(
+        _ write: Write, key: UnsafeRawBufferPointer, _ txn: borrowing Transaction, _ figures: inout Figures
+    ) throws {
         let now = clock()
-        let key = Key.session(write.session)
         var stored =
-            try txn.get("sessions", key) { StoredSession($0) }.flatMap(\.self)
+            try txn.get("sessions", key) { StoredSession($0, info: write.info) }.flatMap(\.self)
             ?? StoredSession(info: write.info, length: 0, created: now, updated: now, bytes: 0)
         if let from = write.voidFrom {
             let removed = try txn.deleteRange("kv", from: Key.position(write.session, from)) {
@@ -217,17 +223,16 @@ extension CommitQueue {
             stored.bytes = max(0, stored.bytes - removed.bytes + removed.count * Key.recordBytes)
         }
         for record in write.records {
-            if try txn.put("kv", record.key, record.value, appending: true) == .inserted { figures.fallbacks += 1 }
-            let bytes = Record.bytes(key: record.key.count, value: record.value.count)
+            let outcome = try record.withBytes { try txn.put("kv", $0, $1, appending: true) }
+            if outcome == .inserted { figures.fallbacks += 1 }
             figures.records += 1
-            figures.rawBytes += bytes
-            stored.bytes += bytes
+            figures.rawBytes += record.count
+            stored.bytes += record.count
         }
-        stored.info = write.info
         // Chunks of a session may end out of order.
         stored.length = max(write.voidFrom.map { min($0, stored.length) } ?? stored.length, write.length)
         stored.updated = now
-        try txn.put("sessions", key, stored.encoded())
+        try stored.encoded { _ = try txn.put("sessions", key, $0) }
     }
 
     /// Removes a session in bounded steps of one transaction.

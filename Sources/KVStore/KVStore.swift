@@ -200,13 +200,9 @@ public final class KVStore {
         var write = CommitQueue.Write(session: id, info: session.info, completion: completion)
         write.voidFrom = voids.removeValue(forKey: id)
         write.records = positions.map { position in
-            let count = Int(session.counts[position])
-            let entries = (0..<count).map {
-                UnsafeRawPointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride)
-            }
-            let record = Record.encode(entries, shape, type)
-            let cut = record.count - Record.end(of: record.count, page: environment.pageBytes)
-            return (Key.record(id, position, deepest: count - 1, end: record[cut...]), record[..<cut])
+            KeyedRecord(
+                id, position, entries: Int(session.counts[position]), shape, type, page: environment.pageBytes
+            ) { UnsafeRawPointer(arena + Int(session.rows[position * shape.maxEntries + $0]) * stride) }
         }
         write.length = positions.upperBound
         session.stored = max(write.voidFrom.map { min($0, session.stored) } ?? session.stored, positions.upperBound)

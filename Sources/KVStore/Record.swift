@@ -45,9 +45,19 @@ enum Key {
         Key.session(session) + withUnsafeBytes(of: UInt32(position).bigEndian) { Array($0) }
     }
 
-    /// session u64 · position u32 · deepest entry u8 · the end of the record, mostly empty
-    static func record(_ session: UInt64, _ position: Int, deepest: Int, end: ArraySlice<UInt8> = []) -> [UInt8] {
-        Key.position(session, position) + [UInt8(deepest)] + end
+    /// session u64 · position u32 · deepest entry u8; the end of the record may follow
+    static func record(_ session: UInt64, _ position: Int, deepest: Int) -> [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: recordBytes) { out, count in
+            write(session, position, deepest: deepest, to: out.baseAddress!)
+            count = recordBytes
+        }
+    }
+
+    /// The same at `place`.
+    static func write(_ session: UInt64, _ position: Int, deepest: Int, to place: UnsafeMutableRawPointer) {
+        place.storeBytes(of: session.bigEndian, as: UInt64.self)
+        place.storeBytes(of: UInt32(position).bigEndian, toByteOffset: 8, as: UInt32.self)
+        place.storeBytes(of: UInt8(deepest), toByteOffset: 12, as: UInt8.self)
     }
 
     /// The parts of a `kv` key; nil when it is not one.
@@ -91,24 +101,25 @@ enum Record {
     /// Bytes of a record whose key and value have so many.
     static func bytes(key: Int, value: Int) -> Int { value + max(0, key - Key.recordBytes) }
 
-    static func encode(_ entries: [UnsafeRawPointer], _ shape: CacheShape, _ type: StoredType) -> [UInt8] {
-        let payload = entries.count * shape.rowFloats * type.size
-        return [UInt8](unsafeUninitializedCapacity: headerBytes + payload) { out, count in
-            out[0] = version
-            out[1] = type.code
-            out[2] = UInt8(entries.count)
-            out[3] = UInt8(shape.layers)
-            let raw = UnsafeMutableRawBufferPointer(out)
-            raw.storeBytes(of: UInt32(shape.width).littleEndian, toByteOffset: 4, as: UInt32.self)
-            raw.storeBytes(of: 0, toByteOffset: 12, as: UInt32.self)
-            for (index, entry) in entries.enumerated() {
-                let place = raw.baseAddress! + headerBytes + index * shape.rowFloats * type.size
-                place.copyMemory(from: entry, byteCount: shape.rowFloats * type.size)
-            }
-            let sum = checksum(UnsafeRawBufferPointer(raw), end: UnsafeRawBufferPointer(start: nil, count: 0))
-            raw.storeBytes(of: sum.littleEndian, toByteOffset: 8, as: UInt32.self)
-            count = headerBytes + payload
+    /// Bytes of a record of so many entries.
+    static func bytes(entries: Int, _ shape: CacheShape, _ type: StoredType) -> Int {
+        headerBytes + entries * shape.rowFloats * type.size
+    }
+
+    /// Writes a whole record to `raw`, which has room for it. entry: where the entry of an index is.
+    fileprivate static func encode(
+        _ entries: Int, _ shape: CacheShape, _ type: StoredType, to raw: UnsafeMutableRawBufferPointer,
+        entry: (Int) -> UnsafeRawPointer
+    ) {
+        (raw[0], raw[1], raw[2], raw[3]) = (version, type.code, UInt8(entries), UInt8(shape.layers))
+        raw.storeBytes(of: UInt32(shape.width).littleEndian, toByteOffset: 4, as: UInt32.self)
+        raw.storeBytes(of: 0, toByteOffset: 12, as: UInt32.self)
+        let size = shape.rowFloats * type.size
+        for index in 0..<entries {
+            (raw.baseAddress! + headerBytes + index * size).copyMemory(from: entry(index), byteCount: size)
         }
+        let sum = checksum(UnsafeRawBufferPointer(raw), end: UnsafeRawBufferPointer(start: nil, count: 0))
+        raw.storeBytes(of: sum.littleEndian, toByteOffset: 8, as: UInt32.self)
     }
 
     private static func checksum(_ bytes: UnsafeRawBufferPointer, end: UnsafeRawBufferPointer) -> UInt32 {
@@ -171,6 +182,45 @@ enum Record {
         let stored = UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
         guard stored == checksum(bytes, end: end) else { return .failure("its checksum does not match its bytes") }
         return .success(View(entries: entries, type: type, bytes: bytes, end: end))
+    }
+}
+
+/// A record on its way to the store, in one piece of memory: its value and then its key, which the record's end ends.
+struct KeyedRecord: Sendable {
+    private let memory: [UInt8]
+    private let valueBytes: Int
+
+    /// The record of a position. page: bytes of LMDB's pages; entry: where the entry of an index is.
+    init(
+        _ session: UInt64, _ position: Int, entries: Int, _ shape: CacheShape, _ type: StoredType, page: Int,
+        entry: (Int) -> UnsafeRawPointer
+    ) {
+        let count = Record.bytes(entries: entries, shape, type)
+        let end = Record.end(of: count, page: page)
+        valueBytes = count - end
+        memory = [UInt8](unsafeUninitializedCapacity: count + Key.recordBytes) { out, initialized in
+            let raw = UnsafeMutableRawBufferPointer(out)
+            Record.encode(
+                entries, shape, type, to: UnsafeMutableRawBufferPointer(rebasing: raw[..<count]), entry: entry)
+            let key = raw.baseAddress! + (count - end)
+            memmove(key + Key.recordBytes, key, end)
+            Key.write(session, position, deepest: entries - 1, to: key)
+            initialized = count + Key.recordBytes
+        }
+    }
+
+    /// Bytes of the record.
+    var count: Int { memory.count - Key.recordBytes }
+
+    /// Key and value, valid during `body`.
+    func withBytes<R>(_ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) throws -> R) rethrows
+        -> R
+    {
+        try memory.withUnsafeBytes {
+            try body(
+                UnsafeRawBufferPointer(rebasing: $0[valueBytes...]), UnsafeRawBufferPointer(rebasing: $0[..<valueBytes])
+            )
+        }
     }
 }
 

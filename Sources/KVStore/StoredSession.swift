@@ -37,17 +37,25 @@ public struct StoredSession: Sendable, Equatable {
     /// More than a map holds: a record that says more is damaged.
     static let mostBytes = 1 << 56
 
-    func encoded() -> [UInt8] {
-        let name = Array(info.name.utf8.prefix(255))
-        let request = Array(info.request.utf8.prefix(255))
-        var out: [UInt8] = [1, UInt8(name.count), UInt8(request.count), 0]
-        withUnsafeBytes(of: UInt32(length).littleEndian) { out += $0 }
-        for value in [created, updated, UInt64(bytes)] { withUnsafeBytes(of: value.littleEndian) { out += $0 } }
-        return out + name + request
+    /// The record, valid during `body`.
+    func encoded<R>(_ body: (UnsafeRawBufferPointer) throws -> R) rethrows -> R {
+        let (name, request) = (info.name.utf8.prefix(255), info.request.utf8.prefix(255))
+        let count = Self.headerBytes + name.count + request.count
+        return try withUnsafeTemporaryAllocation(byteCount: count, alignment: 8) { out in
+            (out[0], out[1], out[2], out[3]) = (1, UInt8(name.count), UInt8(request.count), 0)
+            out.storeBytes(of: UInt32(length).littleEndian, toByteOffset: 4, as: UInt32.self)
+            out.storeBytes(of: created.littleEndian, toByteOffset: 8, as: UInt64.self)
+            out.storeBytes(of: updated.littleEndian, toByteOffset: 16, as: UInt64.self)
+            out.storeBytes(of: UInt64(bytes).littleEndian, toByteOffset: 24, as: UInt64.self)
+            let split = Self.headerBytes + name.count
+            UnsafeMutableRawBufferPointer(rebasing: out[Self.headerBytes..<split]).copyBytes(from: name)
+            UnsafeMutableRawBufferPointer(rebasing: out[split...]).copyBytes(from: request)
+            return try body(UnsafeRawBufferPointer(out))
+        }
     }
 
-    /// nil when the bytes are no session record of this version.
-    init?(_ raw: UnsafeRawBufferPointer) {
+    /// nil when the bytes are no session record of this version. info: taken instead of the record's.
+    init?(_ raw: UnsafeRawBufferPointer, info known: SessionInfo? = nil) {
         guard raw.count >= Self.headerBytes, raw[0] == 1,
             raw.count == Self.headerBytes + Int(raw[1]) + Int(raw[2])
         else { return nil }
@@ -57,9 +65,11 @@ public struct StoredSession: Sendable, Equatable {
         length = Int(UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4, as: UInt32.self)))
         (created, updated, bytes) = (number(8), number(16), min(Int(clamping: number(24)), Self.mostBytes))
         let split = Self.headerBytes + Int(raw[1])
-        info = SessionInfo(
-            name: String(decoding: raw[Self.headerBytes..<split], as: UTF8.self),
-            request: String(decoding: raw[split...], as: UTF8.self))
+        info =
+            known
+            ?? SessionInfo(
+                name: String(decoding: raw[Self.headerBytes..<split], as: UTF8.self),
+                request: String(decoding: raw[split...], as: UTF8.self))
     }
 
     init(info: SessionInfo, length: Int, created: UInt64, updated: UInt64, bytes: Int) {

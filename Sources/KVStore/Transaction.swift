@@ -22,7 +22,9 @@ public struct Transaction: ~Copyable {
     }
 
     /// The value of `key`, valid during `body`; nil when there is none.
-    public func get<R>(_ name: String, _ key: [UInt8], _ body: (UnsafeRawBufferPointer) throws -> R) throws -> R? {
+    public func get<R>(
+        _ name: String, _ key: some ContiguousBytes, _ body: (UnsafeRawBufferPointer) throws -> R
+    ) throws -> R? {
         try withValue(key) { key in
             var value = MDB_val()
             let result = mdb_get(txn, try database(name), &key, &value)
@@ -40,7 +42,7 @@ public struct Transaction: ~Copyable {
     /// it is inserted where it belongs.
     @discardableResult
     public func put(
-        _ name: String, _ key: [UInt8], _ value: some ContiguousBytes, appending: Bool = false
+        _ name: String, _ key: some ContiguousBytes, _ value: some ContiguousBytes, appending: Bool = false
     ) throws -> PutOutcome {
         let database = try database(name)
         return try withValue(key) { key in

@@ -106,6 +106,9 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         return Entry(type: type, shape: shape, bytes: (dataStart + offsets[0])..<(dataStart + offsets[1]))
     }
 
+    /// Of all tensors, in any order.
+    public var names: some Collection<String> { entries.keys }
+
     /// Shape of a tensor; nil when the file has none of that name.
     public func shape(of name: String) -> [Int]? { entries[name]?.shape }
 

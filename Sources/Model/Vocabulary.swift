@@ -24,7 +24,12 @@ public struct Vocabulary: Sendable {
 
     /// The words of `tokens`, joined by spaces.
     public func text(of tokens: some Sequence<Int32>) -> String {
-        tokens.map { words.indices.contains(Int($0)) ? words[Int($0)] : "<\($0)>" }.joined(separator: " ")
+        var text = ""
+        for (index, token) in tokens.enumerated() {
+            if index > 0 { text += " " }
+            text += words.indices.contains(Int(token)) ? words[Int(token)] : "<\(token)>"
+        }
+        return text
     }
 
     /// nil when the folder has no vocabulary this engine reads; then requests carry token ids.

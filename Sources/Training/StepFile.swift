@@ -33,6 +33,10 @@ public struct StepFile {
         let answer = try file.numbers("answer", shape: shape).map { $0 != 0 }
         let width = c.decider == .early ? c.maxDepth : 1
         let noise = try file.floats("noise", shape: c.decider == .early ? shape + [width] : shape)
+        let ours = Set(ParameterLayout(c).tensors.map { "grad.\($0.name)" })
+        if let foreign = file.names.filter({ $0.hasPrefix("grad.") && !ours.contains($0) }).min() {
+            throw TrainingError("\(path): '\(foreign)' is of no tensor of the model; compare with the model it is of")
+        }
         (self.path, self.file, self.valid) = (path, file, valid)
         (sequences, length) = (shape[0], shape[1])
         let length = shape[1]

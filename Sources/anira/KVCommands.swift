@@ -46,8 +46,8 @@ struct KVStat: ParsableCommand {
         for s in summaries {
             print("\(s.path): stage \(s.stage), model \(s.fingerprint), schema \(s.schema), \(s.dtype)")
             print(
-                "  \(s.sessions) sessions, \(s.tokens) tokens, up to \(s.maxEntries) entries of \(s.layers) × 2 × \(s.width) floats a token"
-            )
+                "  \(counted(s.sessions, "session")), \(counted(s.tokens, "token")), "
+                    + "up to \(s.maxEntries) entries of \(s.layers) × 2 × \(s.width) floats a token")
             print(
                 "  file \(size(s.fileBytes)), records \(size(s.recordBytes))"
                     + String(format: ", stored/raw %.2f", s.storedOverRaw))
@@ -64,7 +64,7 @@ struct KVSessions: ParsableCommand {
         let all = try options.inspectors().map { (path: $0.path, sessions: try $0.sessions()) }
         if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.sessions) })) }
         for (path, sessions) in all {
-            print("\(path): \(sessions.count) sessions")
+            print("\(path): \(counted(sessions.count, "session"))")
             if !sessions.isEmpty {
                 print("  id        positions  mean entries  of full depth  entries 1…       name or request")
             }
@@ -147,7 +147,9 @@ struct KVVerify: ParsableCommand {
             try printJSON(reports)
         } else {
             for report in reports {
-                print("\(report.path): \(report.records) records, \(report.problems.count) problems")
+                print(
+                    "\(report.path): \(counted(report.records, "record")), \(counted(report.problems.count, "problem"))"
+                )
                 for p in report.problems {
                     print("  session \(p.session) position \(p.position) key \(p.key): \(p.problem)")
                 }
@@ -180,7 +182,7 @@ struct KVCollect: ParsableCommand {
         }
         if options.json { return try printJSON(removed) }
         for (path, count) in removed.sorted(by: { $0.key < $1.key }) {
-            print("\(path): removed \(count) unnamed sessions")
+            print("\(path): removed \(counted(count, "unnamed session"))")
         }
     }
 }
@@ -189,6 +191,9 @@ struct KVCollect: ParsableCommand {
 func printable(_ text: String) -> String {
     String(text.unicodeScalars.map { $0.properties.generalCategory == .control ? "\u{FFFD}" : Character($0) })
 }
+
+/// `1 session`, `2 sessions`.
+func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
 
 /// Bytes in the unit that reads best.
 func size(_ bytes: Int) -> String {

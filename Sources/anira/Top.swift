@@ -76,7 +76,7 @@ struct TopTable {
         var lines = [
             "\(s.model.name), K = \(s.model.maxDepth), \(s.model.decider) decider    "
                 + "\(s.running) running, \(s.waiting) waiting, \(String(format: "%.1f", done)) requests/s    "
-                + "\(s.sessions) sessions",
+                + counted(Int(s.sessions), "session"),
             "worker".padding(toLength: nameWidth, withPad: " ", startingAt: 0)
                 + "  state      wait  tokens/s  steps/s   rows   busy" + (showsBars ? "                  " : "")
                 + (showsCache ? "  cache MiB" : "") + "  depth 1…K",

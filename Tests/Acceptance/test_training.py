@@ -255,6 +255,15 @@ def test_verify_finds_a_gradient_that_is_off(binary, tmp_path):
     assert done.returncode == 1 and [name for name in found if found[name] > 1e-4] == ["norm.weight"]
 
 
+def test_verify_refuses_a_gradient_of_no_tensor(binary, tmp_path):
+    raw = (GOLDEN / "early-1x/train_step.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = raw[8:8 + length].replace(b'"grad.norm.weight"', b'"grad.nrom.weight"')
+    (tmp_path / "step.safetensors").write_bytes(raw[:8] + header + raw[8 + length:])
+    done = anira("train", "verify", "--model", GOLDEN / "early-1x", "--step", tmp_path / "step.safetensors", check=False)
+    assert done.returncode == 1 and "grad.nrom.weight" in done.stderr
+
+
 def test_verify_names_what_a_step_file_lacks(binary, tmp_path):
     write_safetensors(tmp_path / "step.safetensors", {"valid": np.ones((2, 3), np.float32)})
     done = anira("train", "verify", "--model", GOLDEN / "early-1x", "--step", tmp_path / "step.safetensors",

@@ -218,7 +218,7 @@ import Testing
                 try txn.put("sessions", Key.session(1), [9, 9, 9])
                 for session in UInt64(2)...4 {
                     let record = StoredSession(info: info(), length: 1, created: 0, updated: 0, bytes: .max)
-                    try txn.put("sessions", Key.session(session), record.encoded())
+                    try record.encoded { _ = try txn.put("sessions", Key.session(session), $0) }
                 }
             }
             let second = try KVStore(configuration(path))
