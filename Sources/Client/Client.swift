@@ -29,6 +29,7 @@ public final class Client {
     private let wakeup = Wakeup()
     private var isConnected = false
     private var open: [String: OpenRequest] = [:]
+    private var sent = 0
     public let endpoint: String
 
     public init(endpoint: String, context: Context) throws {
@@ -43,9 +44,10 @@ public final class Client {
     /// Queues a request; its replies come through `receive`.
     public func send(_ request: ClientRequest) throws {
         let body: [UInt8] = try request.serializedBytes()
-        let opened = OpenRequest(body: Frame(body), endsAtOnce: request.isAnsweredAtOnce)
+        let opened = OpenRequest(number: sent, body: Frame(body), endsAtOnce: request.isAnsweredAtOnce)
         try send(opened)
         open[request.id] = opened
+        sent += 1
     }
 
     private func send(_ request: OpenRequest) throws {
@@ -75,9 +77,9 @@ public final class Client {
         }
     }
 
-    /// Whatever the first connection's peer was told, the next one's is told again.
+    /// Whatever the first connection's peer was told, the next one's is told again, in the same order.
     private func resume() throws {
-        if isConnected { try open.values.forEach(send) }
+        if isConnected { try open.values.sorted { $0.number < $1.number }.forEach(send) }
         isConnected = true
     }
 
@@ -117,13 +119,17 @@ public final class Client {
 
 /// A request without an ending.
 private struct OpenRequest {
+    /// In the order of sending.
+    let number: Int
     let body: Frame
     /// Whether `accepted` is the whole answer.
     let endsAtOnce: Bool
     private var isAccepted = false
     private var tokens: Int32 = 0
 
-    init(body: Frame, endsAtOnce: Bool) { (self.body, self.endsAtOnce) = (body, endsAtOnce) }
+    init(number: Int, body: Frame, endsAtOnce: Bool) {
+        (self.number, self.body, self.endsAtOnce) = (number, body, endsAtOnce)
+    }
 
     /// Whether a reply says something that was not said over an earlier connection; notes it. A token that does not
     /// follow the last one says nothing either: those between are only in the last reply.
