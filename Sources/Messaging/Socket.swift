@@ -82,6 +82,8 @@ public struct Socket: ~Copyable {
         set(ZMQ_HEARTBEAT_TIMEOUT, Int32(5000))
         if kind == .router {
             set(ZMQ_ROUTER_MANDATORY, Int32(1))
+            // A peer that comes back before its old connection is gone would be ignored for good.
+            set(ZMQ_ROUTER_HANDOVER, Int32(1))
         } else {
             set(ZMQ_IMMEDIATE, Int32(waitsForPeer ? 1 : 0))
             set(ZMQ_RECONNECT_IVL, Int32(50))

@@ -153,7 +153,7 @@ struct WorkerLoop: ~Copyable {
             complaint = 0
             log.warning("no Router answers at \(router); waiting for one")
         }
-        guard !registered, now - lastReady >= UInt64(heartbeatMS) * 1_000_000 else { return }
+        guard !registered, now - lastReady >= UInt64(heartbeatMS) * 4 * 1_000_000 else { return }
         do {
             // IMMEDIATE queues nothing while the Router is away: try again soon.
             if send(.ready, [Frame(try ready.serializedBytes() as [UInt8])]) == .sent { lastReady = now }

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -144,6 +145,22 @@ def test_the_command_goes_on_beyond_the_router(suite, work):
     assert said == answer["tokens"][:len(said)]
     assert ["accepted" in r for r in replies] == [True] + [False] * (len(replies) - 1)
     wait_for(lambda: whole(suite, counts), 30, "a new router with all its workers")
+
+
+@pytest.mark.parametrize("seconds", (3, 8))
+def test_a_router_that_stood_still_has_its_workers_back(suite, work, seconds):
+    """Their connections had timed out, and new ones of the same id were ignored for good."""
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    (router,) = suite.workers()["router"]
+    request, answer = work[0]
+    with Dealer(suite.endpoint) as client:
+        id = client.send({"generate": request})
+        client.receive(20)
+        os.kill(router, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(router, signal.SIGCONT)
+        assert client.collect([id], 20)[id][-1].content["tokens"] == answer["tokens"]
+    wait_for(lambda: whole(suite, counts), 10, "all workers")
 
 
 def test_the_suite_serves_as_before_after_all_that(suite, work):
