@@ -7,6 +7,8 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
     /// It was accepted, or has begun.
     case noMore(seconds: Double)
     case damagedReply(String)
+    /// The suite could not read a request so far as to tell its id.
+    case unread(code: String, message: String)
 
     public var description: String {
         switch self {
@@ -15,6 +17,7 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
         case .noMore(let seconds):
             "the request was taken, but nothing more came within \(seconds) s; 'anira status' shows what the suite does"
         case .damagedReply(let reason): "the suite sent a reply that cannot be read: \(reason)"
+        case .unread(let code, let message): "\(code): \(message)"
         }
     }
 }
@@ -90,6 +93,9 @@ public final class Client {
             reply = try ClientReply(serializedBytes: body.bytes)
         } catch {
             throw ClientError.damagedReply("\(error)")
+        }
+        if reply.id.isEmpty, case .error(let error) = reply.reply {
+            throw ClientError.unread(code: error.code, message: error.message)
         }
         guard open[reply.id]?.isNews(reply) == true else { return nil }
         if reply.isLast || open[reply.id]?.endsAtOnce == true { open[reply.id] = nil }

@@ -166,7 +166,13 @@ struct PromptOptions: ParsableArguments {
     /// Reads standard input where the text is -: once.
     func prompt() throws -> (text: String, tokens: [Int32]) {
         if let tokens { return ("", try integers(tokens, "--tokens")) }
-        if text == "-" { return (String(decoding: FileHandle.standardInput.readDataToEndOfFile(), as: UTF8.self), []) }
+        if text == "-" {
+            do {
+                return (String(decoding: try FileHandle.standardInput.readToEnd() ?? Data(), as: UTF8.self), [])
+            } catch {
+                throw ValidationError("cannot read standard input: \(String(cString: strerror(errno)))")
+            }
+        }
         return (text ?? "", [])
     }
 }

@@ -292,6 +292,8 @@ final class StopSignals {
         timer.setEventHandler {
             guard getppid() != parent else { return }
             timer.cancel()
+            // Twice: what runs is lost to its other stages, which are gone too, and a successor waits for the store.
+            stop()
             stop()
         }
         timer.resume()

@@ -27,7 +27,9 @@ struct Up: ParsableCommand {
     @OptionGroup var tracing: TraceOptions
 
     func validate() throws {
-        guard deciders > 0, cores > 0, codas > 0 else { throw ValidationError("each stage needs at least one worker") }
+        guard stages.allSatisfy({ (1...64).contains($0.count) }) else {
+            throw ValidationError("--deciders, --cores and --codas must be 1…64")
+        }
         try checkResident(residentMiB)
         try checkEndpoint(endpoint, "--endpoint")
     }

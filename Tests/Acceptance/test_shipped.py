@@ -105,6 +105,40 @@ def test_the_client_generates_scores_and_streams(mano, anira_client):
         anira.drop_session("client-test")
 
 
+def test_a_stream_let_go_is_cancelled_and_an_open_id_is_not_sent_twice(mano, anira_client):
+    suite, expected = mano
+    tokens = expected["prompts"][0]["tokens"]
+    with anira_client.Anira(suite.endpoint) as anira:
+        stream = anira.generate(tokens, max_new_tokens=20, stream=True, id=fresh_id())
+        first = next(stream)
+        with pytest.raises(ValueError, match="still open"):
+            anira.generate(tokens, max_new_tokens=20, id=stream._id)
+        assert [first["index"], *(e["index"] for e in stream if "index" in e)] == list(range(20))
+        never = anira.generate(tokens, max_new_tokens=40, stream=True)      # not even begun
+        id = never._id
+        del never
+        assert not anira._open
+        with pytest.raises(anira_client.AniraError):
+            anira.result(id)
+
+
+def test_a_prompt_beyond_the_largest_body_is_told(mano):
+    suite, _ = mano
+    for command in ("generate", "score"):
+        done = subprocess.run([BINARY, command, "--endpoint", suite.endpoint, "-"], input="1 " * 300_000,
+                              capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1 and "CONTEXT_TOO_LONG" in done.stderr, done
+
+
+def test_a_standard_input_that_cannot_be_read_is_one_clear_line(mano, tmp_path):
+    suite, _ = mano
+    folder = os.open(tmp_path, os.O_RDONLY)
+    done = subprocess.run([BINARY, "generate", "--endpoint", suite.endpoint, "-"], stdin=folder, capture_output=True,
+                          text=True, timeout=30)
+    os.close(folder)
+    assert done.returncode in (1, 64) and "Is a directory" in done.stderr and "Fatal" not in done.stderr, done
+
+
 def test_the_client_raises_what_the_suite_answers(mano, anira_client):
     suite, _ = mano
     with anira_client.Anira(suite.endpoint) as anira:

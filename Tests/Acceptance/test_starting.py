@@ -202,6 +202,21 @@ def test_a_second_stop_signal_does_not_wait_for_what_still_runs(model, tmp_path)
     assert suite.left_files() == []
 
 
+def test_services_whose_supervisor_was_killed_leave_the_data_folder_at_once(model, tmp_path):
+    """The Router waited ten seconds for requests that could no longer finish, and a new suite was refused meanwhile."""
+    first = Suite(model.path, tmp_path / "a", data=tmp_path / "data").start()
+    first.workers()
+    with Dealer(first.endpoint) as client:
+        for _ in range(8):
+            client.send({"generate": {"tokens": model.tokens("long", 20), "max_new_tokens": 170}})
+        client.receive()
+        os.kill(first.process.pid, signal.SIGKILL)
+        wait_for(lambda: not any(alive(pid) for pid in first.seen), 5, "the services to leave")
+    first.kill()
+    with Suite(model.path, tmp_path / "b", data=tmp_path / "data") as second, Dealer(second.endpoint) as client:
+        client.generate(model.tokens("long", 20), 2)
+
+
 def test_a_service_that_cannot_be_started_again_ends_the_suite_cleanly(model, tmp_path):
     """The supervisor trapped on the process that never was, and left files behind."""
     suite = Suite(model.path, tmp_path).start()

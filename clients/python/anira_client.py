@@ -50,6 +50,40 @@ class _Open:
         return True
 
 
+class _Stream:
+    """The replies of a streamed request; closing it before the last, or letting it go, cancels the request."""
+
+    def __init__(self, anira, id):
+        self._anira, self._id, self._ended = anira, id, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        while not self._ended:
+            try:
+                kind, content = self._anira._receive(self._id)
+            except AniraError:
+                self._end()
+                raise
+            if kind == "completed":
+                self._end()
+            if kind != "accepted":
+                return content
+        raise StopIteration
+
+    def _end(self):
+        self._ended = True
+        del self._anira._open[self._id]
+
+    def close(self):
+        if not self._ended and not self._anira._socket.closed:
+            self._end()
+            del self._anira._open[self._anira._send({"cancel": {"id": self._id}})]
+
+    __del__ = close
+
+
 class Anira:
     def __init__(self, endpoint="tcp://127.0.0.1:5555", timeout=30.0):
         """timeout: seconds without any reply after which a call raises AniraTimeout."""
@@ -82,7 +116,7 @@ class Anira:
         connection tokens may be missing from the iterator; `completed` has them all.
         """
         id = self._send({"generate": _prompt(prompt) | fields | {"stream": stream}}, id, deadline_ms)
-        return self._stream(id) if stream else self._ending(id)
+        return _Stream(self, id) if stream else self._ending(id)
 
     def score(self, prompt, *, id=None, deadline_ms=None, **fields):
         """Log-probabilities and depths of a prompt; fields: depth, include.
@@ -113,6 +147,8 @@ class Anira:
         if not isinstance(id, (str, type(None))):
             raise TypeError(f"id must be a string, found {id!r}")
         body = {"id": id or uuid.uuid4().hex} | operation
+        if body["id"] in self._open:
+            raise ValueError(f"request '{id}' is still open here; take its replies to the end first, or use another Anira")
         if deadline_ms is not None:
             body["deadline_ms"] = deadline_ms
         opened = _Open(json.dumps(body, allow_nan=False).encode())
@@ -177,22 +213,6 @@ class Anira:
                     return content
         finally:
             del self._open[id]
-
-    def _stream(self, id):
-        ended = False
-        try:
-            while not ended:
-                kind, content = self._receive(id)
-                ended = kind == "completed"
-                if kind != "accepted":
-                    yield content
-        except AniraError:
-            ended = True
-            raise
-        finally:
-            del self._open[id]
-            if not ended:
-                del self._open[self._send({"cancel": {"id": id}})]
 
 
 def _prompt(prompt):
