@@ -36,10 +36,18 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
     /// An LMDB result other than MDB_SUCCESS.
     init(lmdb result: Int32, _ attempted: String, path: String) {
         // LMDB reports a write that a full disk cut short as EIO.
-        let full = [ENOSPC, EDQUOT, EIO, MDB_MAP_FULL].contains(result)
-        self.init(
-            full ? .full : .system, attempted, path: path, result: result,
-            advice: full ? "free some space, or stop the suite and run 'anira kv gc'" : "")
+        let full = [ENOSPC, EDQUOT, EIO, MDB_MAP_FULL]
+        // An empty data.mdb is EBADF.
+        let damaged = [MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_PAGE_NOTFOUND, MDB_PAGE_FULL, EBADF]
+        let (code, advice): (Code, String) =
+            if full.contains(result) {
+                (.full, "free some space, or stop the suite and run 'anira kv gc'")
+            } else if damaged.contains(result) {
+                (.damaged, "data.mdb is damaged: restore a copy or move it away")
+            } else {
+                (.system, "")
+            }
+        self.init(code, attempted, path: path, result: result, advice: advice)
     }
 
     public var description: String {

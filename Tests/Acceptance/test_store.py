@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from suite import Dealer, Suite, alive, fresh_id, run, wait_for
+from suite import Dealer, Refused, Suite, alive, fresh_id, run, wait_for
 
 pytestmark = pytest.mark.usefixtures("binary")
 NAME = "a-session"
@@ -227,6 +227,11 @@ def test_damage_anywhere_in_the_file_is_told_and_never_a_bare_signal(models, tmp
             assert done.returncode == 0 or done.stderr.strip() or "problem" in done.stdout, (number, command, done)
             told += done.returncode
     assert told
+    for damaged, content in ((file, b"no store at all" * 1000), (data / "router/data.mdb", b"")):
+        damaged.write_bytes(content)
+        with pytest.raises(Refused, match="data.mdb is damaged: restore a copy or move it away"):
+            Suite(model.path, tmp_path / "b", data=data).start()
+        damaged.write_bytes(whole)
     file.unlink()
     done = run("kv", "verify", "--data", data)
     assert done.returncode == 1 and "no data.mdb" in done.stderr
