@@ -8,7 +8,8 @@ public final class OwnerLock: Sendable {
     private let descriptor: Int32
     private let released = Atomic(false)
 
-    /// Throws naming the owner's pid when another process holds `path`. what: named in that error.
+    /// Throws naming the owner's pid when another process holds `path` for a second more: one that was killed may be about
+    /// to go. what: named in that error.
     public init(path: String, what: String) throws {
         self.path = path
         descriptor = try Self.lock(path, what)
@@ -19,8 +20,13 @@ public final class OwnerLock: Sendable {
 
     /// A locked descriptor of the file that `path` names: a release may unlink it between our open and our lock.
     private static func lock(_ path: String, _ what: String) throws -> Int32 {
+        var tries = 100
         while true {
-            let descriptor = try lockOnce(path, what)
+            guard let descriptor = try lockOnce(path, what, isLast: tries == 0) else {
+                tries -= 1
+                usleep(10_000)
+                continue
+            }
             var held = stat()
             var named = stat()
             if fstat(descriptor, &held) == 0, stat(path, &named) == 0, held.st_ino == named.st_ino { return descriptor }
@@ -28,13 +34,15 @@ public final class OwnerLock: Sendable {
         }
     }
 
-    private static func lockOnce(_ path: String, _ what: String) throws -> Int32 {
+    /// nil: another process holds it.
+    private static func lockOnce(_ path: String, _ what: String, isLast: Bool) throws -> Int32? {
         let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw KVStoreError(.system, "open the lock file", path: path, result: errno) }
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
             var buffer = [UInt8](repeating: 0, count: 32)
             let count = max(0, read(descriptor, &buffer, buffer.count))
             close(descriptor)
+            guard isLast else { return nil }
             let owner = String(decoding: buffer.prefix(count), as: UTF8.self)
                 .trimmingCharacters(in: .whitespacesAndNewlines)
             throw KVStoreError(

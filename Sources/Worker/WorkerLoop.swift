@@ -35,6 +35,8 @@ struct WorkerLoop: ~Copyable {
     private var registered = false
     /// When to say that no Router answers; 0: it was said, or one did.
     private var complaint = monotonicNanoseconds() + 5_000_000_000
+    /// What answers is known not to speak the workers' protocol.
+    private var knownStranger = false
     private var progress: UInt64 = 0
     private var busyNS: UInt64 = 0
     private var lastFigures: UInt64 = 0
@@ -186,7 +188,12 @@ struct WorkerLoop: ~Copyable {
         guard frames.count >= 2, frames[0].bytes == workerProtocolTag, frames[1].count == 1,
             let command = WorkerCommand(rawValue: frames[1].bytes[0])
         else {
-            log.warning("ignored a message that is not of protocol \(workerProtocolVersion)")
+            if !knownStranger {
+                log.warning(
+                    "what answers at \(router) does not speak worker protocol \(workerProtocolVersion): give --connect the Router's --workers endpoint, not the clients'"
+                )
+            }
+            (knownStranger, complaint) = (true, 0)
             return
         }
         do {
@@ -196,7 +203,7 @@ struct WorkerLoop: ~Copyable {
                 heartbeatMS = max(10, Int(try Anira_Worker_V1_ReadyAck(serializedBytes: header).heartbeatMs))
                 if !registered { log.info("registered") }
                 registered = true
-                complaint = 0
+                (knownStranger, complaint) = (false, 0)
             case .refused:
                 let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
                 throw WorkerError(description: "the Router refused this worker: \(refused.reason)")

@@ -41,6 +41,7 @@ struct Eval: ParsableCommand {
         guard model != nil || compute.isDefault else {
             throw ValidationError("--weights, --kv and --threads are for --model: a running suite has its own")
         }
+        if let endpoint { try checkEndpoint(endpoint, "--endpoint") }
         guard (1...10_000_000).contains(rows) else { throw ValidationError("--rows must be 1…10000000") }
         try checkTimeout(timeout)
         guard try thresholdValues().allSatisfy({ (0...1).contains($0) }) else {

@@ -16,11 +16,16 @@ struct Generate: ParsableCommand {
     @Option(help: "0 is greedy.") var temperature: Float = 0
     @Option(help: "Draw from the k most probable tokens; 0 is all.") var topK: Int32 = 0
     @Option(help: "Draw from the smallest set of this probability.") var topP: Float = 1
-    @Option(help: "Seed of the draws.") var seed: Int32?
+    @Option(parsing: .unconditional, help: "Seed of the draws.") var seed: Int32?
     @Flag(help: "Show the depth of every token, the prompt's too.") var depths = false
     @Flag(help: "Print each reply as a line of JSON.") var json = false
 
-    func validate() throws { _ = try stopTokens.map { try integers($0, "--stop-tokens") } }
+    func validate() throws {
+        _ = try stopTokens.map { try integers($0, "--stop-tokens") }
+        guard session == nil || !target.local else {
+            throw ValidationError("--session needs a running suite: with --local nothing is kept for a next turn")
+        }
+    }
 
     func run() throws {
         let painter = DepthPainter()

@@ -24,6 +24,7 @@ struct TargetOptions: ParsableArguments {
         guard local || compute.isDefault else {
             throw ValidationError("--weights, --kv and --threads are for --local: a running suite has its own")
         }
+        try checkEndpoint(endpoint, "--endpoint")
         try checkTimeout(timeout)
     }
 
@@ -178,7 +179,8 @@ struct PromptOptions: ParsableArguments {
 }
 
 func integers(_ list: String, _ option: String) throws -> [Int32] {
-    try list.split(separator: ",").map {
+    guard !list.isEmpty else { return [] }
+    return try list.split(separator: ",", omittingEmptySubsequences: false).map {
         guard let value = Int32($0.trimmingCharacters(in: .whitespaces)) else {
             throw ValidationError("\(option): '\($0)' is not a number; give e.g. 1,2,3")
         }

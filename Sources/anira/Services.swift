@@ -265,7 +265,7 @@ struct RouterCommand: ParsableCommand {
 }
 
 /// SIGTERM, SIGINT and SIGHUP stop the service cleanly; a supervised one leaves the last two, which a terminal sends to all, to
-/// its supervisor and also stops when that is gone.
+/// its supervisor, and ends at once when that is killed.
 final class StopSignals {
     private var sources: [any DispatchSourceProtocol] = []
 
@@ -282,22 +282,18 @@ final class StopSignals {
             registered.wait()
             sources.append(source)
         }
-        if supervised { watchParent(stop) }
+        if supervised { endWithSupervisor() }
     }
 
-    private func watchParent(_ stop: @escaping @Sendable () -> Void) {
-        let parent = getppid()
-        let timer = DispatchSource.makeTimerSource(queue: .global())
-        timer.schedule(deadline: .now(), repeating: .milliseconds(500))
-        timer.setEventHandler {
-            guard getppid() != parent else { return }
-            timer.cancel()
-            // Twice: what runs is lost to its other stages, which are gone too, and a successor waits for the store.
-            stop()
-            stop()
+    /// Its standard input ends with the supervisor. What runs is kept as after `kill -9`, and a successor goes on with it.
+    private func endWithSupervisor() {
+        let source = DispatchSource.makeReadSource(fileDescriptor: STDIN_FILENO, queue: .global())
+        source.setEventHandler {
+            var byte: UInt8 = 0
+            if read(STDIN_FILENO, &byte, 1) <= 0 { _exit(1) }
         }
-        timer.resume()
-        sources.append(timer)
+        source.resume()
+        sources.append(source)
     }
 
     func cancel() {

@@ -11,7 +11,10 @@ struct StatusCommand: ParsableCommand {
     @Flag(help: "Print the reply as a line of JSON.") var json = false
     @Flag(help: "Refresh every second until interrupted.") var watch = false
 
-    func validate() throws { try checkTimeout(timeout) }
+    func validate() throws {
+        try checkEndpoint(endpoint, "--endpoint")
+        try checkTimeout(timeout)
+    }
 
     func run() throws {
         var target = try TargetOptions.parse(["--endpoint", endpoint])

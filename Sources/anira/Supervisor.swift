@@ -11,6 +11,8 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
     private struct Running {
         let child: Child
         var process: Process?
+        /// The child's standard input, which ends when this process does.
+        var lifeline: Pipe?
         var started = Date.distantPast
         var restarts = 0
         var startAgain: Date?
@@ -53,10 +55,13 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = running[index].child.arguments
+        let lifeline = Pipe()
+        process.standardInput = lifeline
         process.terminationHandler = { [weak self] process in self?.ended(index, process) }
         running[index].startAgain = nil
         running[index].started = Date()
         running[index].process = process
+        running[index].lifeline = lifeline
         do {
             try process.run()
         } catch {

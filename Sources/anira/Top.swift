@@ -21,6 +21,7 @@ struct Top: ParsableCommand {
     func validate() throws {
         guard interval >= 0.1, interval <= 3600 else { throw ValidationError("--interval must be 0.1…3600") }
         guard count >= 0 else { throw ValidationError("--count must be 0 or more") }
+        try checkEndpoint(endpoint, "--endpoint")
         try checkTimeout(timeout)
     }
 

@@ -87,7 +87,10 @@ def test_a_store_of_another_model_is_refused_and_not_touched(models, tmp_path):
     ("up", "--model", "x", "--max-rows", "1000000000"),
     ("up", "--model", "x", "--endpoint", "tcp://127.0.0.1:99999"), ("up", "--model", "x", "--endpoint", "inproc://a"),
     ("core", "--model", "x", "--name", "../x"), ("core", "--model", "x", "--name", ""),
-    ("bench", "kernels", "--inputs", "1000000000")), ids=" ".join)
+    ("bench", "kernels", "--inputs", "1000000000"), ("generate", "--tokens", "1,,3"), ("score", "--tokens", "1,2,"),
+    ("generate", "a", "--local", "--model", "x", "--session", "s"), ("generate", "a", "--endpoint", "foo"),
+    ("status", "--endpoint", "tcp://127.0.0.1"), ("top", "--endpoint", "127.0.0.1:5555"),
+    ("eval", "--task", "mano", "--endpoint", "x")), ids=" ".join)
 def test_a_usage_error_exits_64(words):
     done = run(*words)
     assert done.returncode == 64, done
@@ -141,6 +144,19 @@ def test_workers_tell_each_other_when_they_compute(suite, model, client):
         assert time.monotonic() < end, "no worker says that it computes"
     client.collect(ids)
     wait_for(lambda: sum(computing()) == 0, 10, "workers that say they are idle")
+
+
+def test_a_worker_at_the_clients_endpoint_says_so_once(suite, model, tmp_path):
+    worker = subprocess.Popen([BINARY, "core", "--model", model.path, "--data", tmp_path, "--connect", suite.endpoint],
+                              stderr=subprocess.PIPE, text=True)
+    try:
+        said = worker.stderr.readline()
+        assert f"what answers at {suite.endpoint} does not speak worker protocol" in said and "--workers" in said
+        time.sleep(2.5)  # it goes on asking
+    finally:
+        worker.terminate()
+        rest = worker.communicate(timeout=20)[1]
+    assert rest == ""
 
 
 def test_anira_status_prints_json(suite):
@@ -202,19 +218,25 @@ def test_a_second_stop_signal_does_not_wait_for_what_still_runs(model, tmp_path)
     assert suite.left_files() == []
 
 
-def test_services_whose_supervisor_was_killed_leave_the_data_folder_at_once(model, tmp_path):
-    """The Router waited ten seconds for requests that could no longer finish, and a new suite was refused meanwhile."""
-    first = Suite(model.path, tmp_path / "a", data=tmp_path / "data").start()
+def test_what_ran_goes_on_in_a_suite_started_the_moment_its_supervisor_was_killed(model, tmp_path):
+    """The Router ended its requests as cancelled, and for a second a new suite was refused."""
+    data, prompts = tmp_path / "data", [model.tokens(f"long {index}", 20) for index in range(8)]
+    first = Suite(model.path, tmp_path / "a", data=data).start()
     first.workers()
     with Dealer(first.endpoint) as client:
-        for _ in range(8):
-            client.send({"generate": {"tokens": model.tokens("long", 20), "max_new_tokens": 170}})
-        client.receive()
+        expected = [client.generate(prompt, 170)["tokens"] for prompt in prompts]
+        requests = [{"generate": {"tokens": prompt, "max_new_tokens": 170}} for prompt in prompts]
+        ids = [client.send(request) for request in requests]
+        for _ in ids:
+            assert client.receive().kind == "accepted"
         os.kill(first.process.pid, signal.SIGKILL)
+    with Suite(model.path, tmp_path / "b", data=data) as second, Dealer(second.endpoint) as client:
         wait_for(lambda: not any(alive(pid) for pid in first.seen), 5, "the services to leave")
-    first.kill()
-    with Suite(model.path, tmp_path / "b", data=tmp_path / "data") as second, Dealer(second.endpoint) as client:
-        client.generate(model.tokens("long", 20), 2)
+        first.kill()
+        for id, request in zip(ids, requests):
+            client.send(request, id=id)
+        replies = client.collect(ids, 30)
+        assert [replies[id][-1].content.get("tokens") for id in ids] == expected, replies
 
 
 def test_a_service_that_cannot_be_started_again_ends_the_suite_cleanly(model, tmp_path):
