@@ -47,6 +47,7 @@ public final class Trainer {
         self.directory = directory
         rows = Dataset(task: task, split: .train, seed: configuration.seed)
         let model = try configuration.model(vocabulary: task.vocabulary.count)
+        try Self.checkMemory(model, configuration, longest: task.longestRow)
         let weights = try Self.initialWeights(model, configuration, initial)
         let longest = task.longestRow
         lanes = try Lanes(
@@ -78,6 +79,25 @@ public final class Trainer {
 
     /// Weights that the run trains.
     public var parameters: Int { lanes.layout.count }
+
+    /// Refuses what could not fit, before memory is asked for that the system promises and does not have.
+    private static func checkMemory(
+        _ model: ModelConfiguration, _ configuration: TrainingConfiguration, longest: Int
+    ) throws {
+        // Weights, the copy they begin as, two moments, a lane's gradients, and activations of as many rows as a step has.
+        let parameters = ParameterLayout(model).count
+        let rows = min(configuration.batch * longest, configuration.threads * configuration.microBatch)
+        let activations = Network.floatsNeeded(model, rows: rows, longest: longest)
+        let needed = 4 * ((4 + configuration.threads) * parameters + activations)
+        var limit = rlimit()
+        let isLimited = getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0 && limit.rlim_cur < Int.max
+        let available = min(Int(ProcessInfo.processInfo.physicalMemory), isLimited ? Int(limit.rlim_cur) : .max)
+        guard needed > available else { return }
+        let gibibytes = { (bytes: Int) in String(format: "%.1f", Double(bytes) / Double(1 << 30)) }
+        throw TrainingError(
+            "\(parameters) weights on \(configuration.threads) threads need \(gibibytes(needed)) GiB, of which there are "
+                + "\(gibibytes(available)); make the model or the micro-batch smaller, or take fewer threads")
+    }
 
     private static func makeFolder(_ path: String) throws {
         do {

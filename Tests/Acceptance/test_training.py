@@ -96,6 +96,13 @@ def test_a_limit_on_file_size_is_named_as_such(binary, tmp_path):
     assert "metrics.jsonl: File too large" in done.stderr
 
 
+def test_a_model_beyond_the_memory_is_refused_before_it_is_made(binary, tmp_path):
+    """It was made until the system ended the process."""
+    done = anira("train", "--task", "mano", "--variant", "online", "--out", tmp_path / "run", "--hidden", 65536, check=False)
+    assert done.returncode == 1 and "GiB, of which there are" in done.stderr, done
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_goes_on_when_nobody_reads_its_progress(binary, tmp_path):
     """It trapped at the second line."""
     words = ["train", "--task", "mano", "--variant", "online", "--out", tmp_path / "run", *TINY, "--steps", "200"]
