@@ -40,6 +40,8 @@ public enum RouterEvent: Sendable {
     case shutDown
     /// The grace time is over: what still runs ends now.
     case abandon
+    /// The Router itself did nothing for so many nanoseconds, and heard nobody.
+    case stoodStill(UInt64)
     /// Time passes: deadlines, leases, heartbeats.
     case tick
 }

@@ -128,10 +128,14 @@ private struct RouterLoop: ~Copyable {
     mutating func run(wakeup: Wakeup, stops: () -> Int) throws {
         var nextTick = monotonicNanoseconds() + tickNS
         var deadline: UInt64?
+        var lastRound = monotonicNanoseconds()
         while true {
             let now = monotonicNanoseconds()
             let wait = nextTick > now ? Int((nextTick - now) / 1_000_000) + 1 : 0
             let ready = poll(workers, clients, wakeup, timeoutMS: wait)
+            let round = monotonicNanoseconds()
+            if round - lastRound > 4 * tickNS { feed(.stoodStill(round - lastRound)) }
+            lastRound = round
             // Bounded rounds: neither side starves the other or the clock.
             if ready.first { for _ in 0..<256 { guard takeWorkerMessage() else { break } } }
             if ready.second { for _ in 0..<256 { guard takeClientMessage() else { break } } }

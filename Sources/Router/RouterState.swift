@@ -129,6 +129,7 @@ public struct RouterState {
         case .clientLost(let client, let slow): cutOff(client, slow: slow)
         case .shutDown: isShuttingDown = true
         case .abandon: for id in requests.keys { fail(id, .unavailable, "the suite was shut down") }
+        case .stoodStill(let nanoseconds): for worker in workers.values { worker.excuse(nanoseconds, now: now) }
         case .tick: tick()
         }
         return takeActions()

@@ -49,6 +49,12 @@ final class Worker {
         (lastHeard, lastProgress) = (now, now)
     }
 
+    /// So many nanoseconds until now in which it could not be heard.
+    func excuse(_ nanoseconds: UInt64, now: UInt64) {
+        lastHeard = min(now, lastHeard + nanoseconds)
+        lastProgress = min(now, lastProgress + nanoseconds)
+    }
+
     func lease(_ item: Item) {
         leases[item.key] = item
         leasedBytes += item.bytes

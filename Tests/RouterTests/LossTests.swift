@@ -162,6 +162,25 @@ struct LossTests {
         #expect(work[1].item.decider.depths.isEmpty)
     }
 
+    /// It took all workers for lost, and counted their items' losses.
+    @Test("Nobody is lost because the Router itself stood still")
+    func stoodStill() {
+        var suite = Suite()
+        suite.generate("r", prompt(5), new: 3)
+        let work = suite.take("decider")
+        for _ in 0..<4 {
+            suite.now += 20_000_000_000
+            suite.feed(.stoodStill(21_000_000_000))  // more than since it was last heard
+            suite.pass(ms: 250)
+        }
+        #expect(suite.counters.workersLost == 0)
+        suite.answer("decider", work)
+        suite.run()
+        #expect(suite.ending("r").completed.tokens.count == 3)
+        suite.pass(ms: 3001)
+        #expect(suite.counters.workersLost == 3)
+    }
+
     @Test("Results of the attempt before a replay are late")
     func attempts() {
         var suite = Suite(chunk: 2)
