@@ -155,8 +155,8 @@ def test_a_worker_at_the_clients_endpoint_says_so_once(suite, model, tmp_path):
         time.sleep(2.5)  # it goes on asking
     finally:
         worker.terminate()
-        rest = worker.communicate(timeout=20)[1]
-    assert rest == ""
+        worker.wait(20)
+    assert worker.stderr.read() == ""
 
 
 def test_anira_status_prints_json(suite):
