@@ -28,7 +28,7 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
 /// which never run twice (docs/protocol.md, "Ids").
 public final class Client {
     private let socket: Socket
-    private let connections: Socket
+    private let connections: Connections
     private let wakeup = Wakeup()
     private var isConnected = false
     private var open: [String: OpenRequest] = [:]
@@ -38,7 +38,7 @@ public final class Client {
     public init(endpoint: String, context: Context) throws {
         var options = SocketOptions()
         options.lingerMS = 1000
-        socket = try Socket(.dealer, context, options, waitsForPeer: false)
+        socket = try Socket(.dealer, context, options)
         connections = try socket.connections(context)
         self.endpoint = endpoint
         try socket.connect(endpoint)
@@ -70,13 +70,13 @@ public final class Client {
     public func receiveIfAny(seconds: Double) throws -> (reply: ClientReply, tensors: [Frame])? {
         let deadline = monotonicNanoseconds() + UInt64(seconds * 1e9)
         while true {
-            while connections.receive() != nil { try resume() }
+            while let isReady = connections.next() { if isReady { try resume() } }
             while let frames = socket.receive() {
                 if let reply = try news(frames[0]) { return (reply, Array(frames.dropFirst())) }
             }
             let now = monotonicNanoseconds()
             guard now < deadline else { return nil }
-            _ = poll(socket, connections, wakeup, timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
+            _ = poll(socket, connections.socket, wakeup, timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
         }
     }
 

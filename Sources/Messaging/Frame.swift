@@ -43,7 +43,10 @@ public final class Frame: @unchecked Sendable {  // immutable after init; libzmq
 
     /// Receives one frame; false when none is waiting.
     func receive(from socket: UnsafeMutableRawPointer, flags: Int32) -> Bool {
-        zmq_msg_recv(message, socket, flags) >= 0
+        while zmq_msg_recv(message, socket, flags) < 0 {
+            guard zmq_errno() == EINTR else { return false }
+        }
+        return true
     }
 
     var hasMore: Bool { zmq_msg_more(message) != 0 }

@@ -65,9 +65,10 @@ public struct Socket: ~Copyable {
     /// The endpoint after bind, with the port the system chose.
     public private(set) var endpoint = ""
 
-    /// waitsForPeer: a DEALER or PUSH refuses to queue while its peer is away (workers), or queues (clients).
+    /// waitsForPeer: refuses to queue while its peer is away. Not for a socket that receives: libzmq (4.3.4) drops what it
+    /// has not read when its connection breaks, and ends the process where that is in the middle of a message.
     public init(
-        _ kind: Kind, _ context: Context, _ options: SocketOptions = SocketOptions(), waitsForPeer: Bool = true
+        _ kind: Kind, _ context: Context, _ options: SocketOptions = SocketOptions(), waitsForPeer: Bool = false
     ) throws {
         guard let handle = zmq_socket(context.handle, kind.type) else {
             throw MessagingError("open a socket")
@@ -116,16 +117,15 @@ public struct Socket: ~Copyable {
         guard zmq_connect(handle, endpoint) == 0 else { throw MessagingError("connect to", endpoint) }
     }
 
-    /// A socket that has a message whenever this one's connection is ready: at first, and after every loss. Ask before
-    /// `connect`, and let it live as long as this one.
-    public func connections(_ context: Context) throws -> Socket {
+    /// What becomes of this socket's connections. Ask before `connect`, and let it live as long as this one.
+    public func connections(_ context: Context) throws -> Connections {
         let name = "inproc://connections-\(UInt(bitPattern: handle))"
-        guard zmq_socket_monitor(handle, name, ZMQ_EVENT_HANDSHAKE_SUCCEEDED) == 0 else {
+        guard zmq_socket_monitor(handle, name, ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) == 0 else {
             throw MessagingError("watch connections of", name)
         }
         let watch = try Socket(.pair, context)
         try watch.connect(name)
-        return watch
+        return Connections(socket: watch)
     }
 
     /// The next whole message, or nil when none is waiting.
@@ -150,5 +150,21 @@ public struct Socket: ~Copyable {
             }
         }
         return .sent
+    }
+}
+
+/// The changes of a socket's connections, in order.
+public struct Connections: ~Copyable {
+    /// Has a message when there is a change.
+    public let socket: Socket
+
+    /// True: a connection is ready; false: one was lost. nil: no further change yet.
+    public func next() -> Bool? {
+        while let frames = socket.receive() {
+            let event = frames[0].withBytes { $0.count >= 2 ? Int32($0.loadUnaligned(as: UInt16.self)) : 0 }
+            if event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED { return true }
+            if event == ZMQ_EVENT_DISCONNECTED { return false }
+        }
+        return nil
     }
 }

@@ -34,7 +34,7 @@ struct Heart: ~Copyable {
     ) throws {
         var options = SocketOptions()
         options.routingID = Array("\(name)#\(incarnation)/heart".utf8)
-        let socket = try Socket(.dealer, context, options)
+        let socket = try Socket(.dealer, context, options, waitsForPeer: true)
         try socket.connect(endpoint)
         self.socket = socket
         self.pulse = pulse

@@ -8,7 +8,7 @@ final class Peers {
         let socket: Socket
 
         init(_ context: Context, to inbox: String) throws {
-            socket = try Socket(.push, context)
+            socket = try Socket(.push, context, waitsForPeer: true)
             try socket.connect(inbox)
         }
     }

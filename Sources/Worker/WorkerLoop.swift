@@ -14,6 +14,9 @@ public struct WorkerError: Error, Sendable, CustomStringConvertible {
 /// computation.
 struct WorkerLoop: ~Copyable {
     private let socket: Socket
+    private let connections: Connections
+    /// Whether the Router is there, as far as is known: nothing is queued for an absent one.
+    private var isConnected = false
     /// Where other workers hand rows over.
     private let inbox: Socket
     private let peers: Peers
@@ -49,6 +52,7 @@ struct WorkerLoop: ~Copyable {
         var options = SocketOptions()
         options.routingID = Array(routingID.utf8)
         let socket = try Socket(.dealer, context, options)
+        let connections = try socket.connections(context)
         try socket.connect(configuration.router)
         var inbox = try Socket(.pull, context)
         var ready = ready
@@ -58,6 +62,7 @@ struct WorkerLoop: ~Copyable {
         }
         router = configuration.router
         self.socket = socket
+        self.connections = connections
         self.inbox = inbox
         self.peers = peers
         self.stage = stage
@@ -146,6 +151,7 @@ struct WorkerLoop: ~Copyable {
     }
 
     private mutating func keepRegistered() {
+        while let isReady = connections.next() { isConnected = isReady }
         let now = monotonicNanoseconds()
         if registered, now - lastHeard > UInt64(heartbeatMS) * 8 * 1_000_000 {
             log.warning("no sign of the Router, registering again")
@@ -157,7 +163,7 @@ struct WorkerLoop: ~Copyable {
         }
         guard !registered, now - lastReady >= UInt64(heartbeatMS) * 4 * 1_000_000 else { return }
         do {
-            // IMMEDIATE queues nothing while the Router is away: try again soon.
+            // While the Router is away nothing is queued: try again soon.
             if send(.ready, [Frame(try ready.serializedBytes() as [UInt8])]) == .sent { lastReady = now }
         } catch {
             log.error("cannot encode the registration: \(error)")
@@ -166,7 +172,7 @@ struct WorkerLoop: ~Copyable {
 
     @discardableResult
     private func send(_ command: WorkerCommand, _ rest: [Frame]) -> SendOutcome {
-        socket.send(workerFrames(command) + rest)
+        isConnected ? socket.send(workerFrames(command) + rest) : .wouldBlock
     }
 
     private mutating func sendOutcomes() {
@@ -174,7 +180,7 @@ struct WorkerLoop: ~Copyable {
         guard !outcomes.isEmpty else { return }
         unsent = []
         do {
-            if socket.send(try resultFrames(outcomes)) != .sent {
+            if try !isConnected || socket.send(resultFrames(outcomes)) != .sent {
                 log.info("the Router takes no results now")
                 unsent = outcomes
             }

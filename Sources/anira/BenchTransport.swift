@@ -137,7 +137,7 @@ final class EchoProcess {
         let endpoint: String
 
         init(_ context: Context, _ endpoint: String) throws {
-            var socket = try Socket(.dealer, context, waitsForPeer: false)
+            var socket = try Socket(.dealer, context)
             try socket.bind(endpoint)
             self.endpoint = socket.endpoint
             self.socket = socket

@@ -52,7 +52,7 @@ struct WorkerServiceTests {
 
     /// Serves a stage until `body`, its Router, has returned.
     private func serve(
-        _ stage: @escaping @Sendable (KVStore) -> any Stage, _ body: (borrowing Socket, Frame) throws -> Void
+        _ stage: @escaping @Sendable (KVStore) -> any Stage, _ body: (inout Socket, Frame) throws -> Void
     ) throws {
         let endpoint = "ipc://\(NSTemporaryDirectory())/anira-worker-\(UUID().uuidString)"
         defer { removeSocketFile(of: endpoint) }
@@ -69,7 +69,8 @@ struct WorkerServiceTests {
         do {
             var router = try Socket(.router, context)
             try router.bind(endpoint)
-            try body(router, try next(.ready, router).sender)
+            let worker = try next(.ready, router).sender
+            try body(&router, worker)
             service.stop()
             _ = try next(.bye, router)
         }
@@ -140,6 +141,45 @@ struct WorkerServiceTests {
                 usleep(5_000)
             }
             #expect(registrations == 0)
+        }
+    }
+
+    /// Takes its time over each item.
+    private final class ThoroughStage: Stage {
+        let store: KVStore
+        let admitted: Count
+        let figures = StageFigures()
+        let pending = 0
+
+        init(_ store: KVStore, _ admitted: Count) { (self.store, self.admitted) = (store, admitted) }
+
+        func admit(_ work: Work) {
+            usleep(5_000)
+            admitted.add()
+        }
+        func step() -> Bool { false }
+        func cancel(request: UInt64, through attempt: UInt32) {}
+        func release(session: UInt64, drop: Bool) {}
+    }
+
+    /// With ZMQ_IMMEDIATE libzmq dropped what was not read yet, and aborted between two frames of a message: at the hundredth
+    /// frame it looks what has become of its connections.
+    @Test("survives a Router that goes while much is unread, and reads it")
+    func departedRouter() throws {
+        let admitted = Count()
+        try serve({ ThoroughStage($0, admitted) }) { router, worker in
+            let item = Anira_Worker_V1_WorkItem.with {
+                ($0.request, $0.count) = (1, 1)
+                $0.core = .init()
+            }
+            let work = [Work(item, tensor: Tensor(Frame([UInt8](repeating: 0, count: 4))))]
+            for _ in 0..<100 { #expect(router.send([worker] + (try workFrames(work))) == .sent) }
+            while admitted.value == 0 { usleep(1_000) }
+            let endpoint = router.endpoint
+            router = try Socket(.router, Context())
+            try router.bind(endpoint)
+            _ = try next(.ready, router)
+            #expect(admitted.value == 100)
         }
     }
 }
