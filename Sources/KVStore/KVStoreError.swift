@@ -41,7 +41,7 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
         let damaged = [MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_PAGE_NOTFOUND, MDB_PAGE_FULL, EBADF]
         let (code, advice): (Code, String) =
             if full.contains(result) {
-                (.full, "free some space, or stop the suite and run 'anira kv gc'")
+                (.full, "free some space on its disk; 'anira kv gc', the suite stopped, then makes room in its file")
             } else if damaged.contains(result) {
                 (.damaged, "data.mdb is damaged: restore a copy or move it away")
             } else {

@@ -104,7 +104,12 @@ public struct Socket: ~Copyable {
 
     public mutating func bind(_ endpoint: String) throws {
         guard zmq_bind(handle, endpoint) == 0 else {
-            let advice = zmq_errno() == EADDRINUSE ? "stop the other process or choose another endpoint" : ""
+            let advice =
+                switch zmq_errno() {
+                case EADDRINUSE: "stop the other process or choose another endpoint"
+                case ENODEV: "give an IPv4 address of this machine, the name of an interface, or *"
+                default: ""
+                }
             throw MessagingError("bind", endpoint, advice: advice)
         }
         var name = [CChar](repeating: 0, count: 256)

@@ -2,7 +2,7 @@ import Foundation
 
 /// Writes checkpoint folders: trainers and tests hand over tensors, measurements take random ones.
 public enum CheckpointWriter {
-    /// Names and shapes of every tensor of the configuration (model.md, "Checkpoint directory").
+    /// Names and shapes of every tensor of the configuration (model.md, "Checkpoints").
     public static func shapes(_ c: ModelConfiguration) -> [(name: String, shape: [Int])] {
         let (h, w, i, j) = (c.hiddenSize, c.keyValueSize, c.intermediateSize, c.deciderIntermediateSize)
         let outputs = c.decider == .early ? c.maxDepth : 1

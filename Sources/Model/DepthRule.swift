@@ -69,7 +69,7 @@ extension ModelConfiguration {
     }
 }
 
-/// The running sum of an online decider's exit probabilities for one token (model.md, "ANIRA-O").
+/// The running sum of an online decider's exit probabilities for one token (model.md, "Shape").
 public struct OnlineExit: Sendable {
     private var survival: Float = 1
     private var cumulative: Float = 0

@@ -5,7 +5,7 @@ import Proto
 /// What requests cost and how fast it is worked off (docs/architecture.md, "Admission").
 ///
 /// The unit is a layer pass, one position through one layer: a position takes those of prelude and coda once and those of
-/// the core once for each iteration (model.md, "Cost"). Depths that a client fixes are known; others count as the mean of
+/// the core once for each iteration (architecture.md, "Admission"). Depths that a client fixes are known; others count as the mean of
 /// those seen so far.
 struct CostModel: Sendable {
     private let outside: Double

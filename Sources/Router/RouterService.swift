@@ -268,9 +268,10 @@ private struct RouterLoop: ~Copyable {
         do {
             try ledger?.put(unwritten)
             unwritten = []
+            if writeFailure != nil { log.notice("sessions and answers can be written again") }
             writeFailure = nil
         } catch {
-            log.error("\(error)")
+            if writeFailure?.description != "\(error)" { log.error("\(error)") }
             writeFailure =
                 error as? KVStoreError
                 ?? KVStoreError(

@@ -21,6 +21,10 @@ extension RouterState {
                     + "start both with the same --model, --weights and --kv")
         }
         if let known = workers[ready.name] {
+            guard known.stage == stage || known.state == .lost else {
+                return refuse(
+                    address, "a \(known.stage.rawValue) worker is named '\(ready.name)'; choose another --name")
+            }
             guard ready.incarnation >= known.incarnation || known.state == .lost else {
                 return refuse(address, "a newer worker named '\(ready.name)' is registered; choose another --name")
             }

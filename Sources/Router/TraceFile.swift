@@ -20,40 +20,44 @@ final class TraceFile {
     private var failed = false
     private let log: Logger
 
-    /// A trace that a killed Router left without an end is gone on with; any other file is replaced.
+    /// A trace that a killed Router left without an end is gone on with, an earlier one replaced; any other file is refused.
     init(path: String, log: Logger) throws {
-        guard let file = Self.reopened(path) ?? Self.made(path) else {
-            throw RouterError(
-                description: "cannot write the trace \(path); choose a folder that exists and may be written to")
-        }
-        try file.seekToEnd()
-        self.file = file
+        file = try Self.open(path)
         self.path = path
         self.log = log
         buffer.append(Self.event("process_name", "M", process: getpid(), extra: #""args":{"name":"router"}"#))
     }
 
-    private static func made(_ path: String) -> FileHandle? {
-        let isThere = FileManager.default.createFile(atPath: path, contents: Data("[\n".utf8))
-        return isThere ? FileHandle(forWritingAtPath: path) : nil
+    private static func open(_ path: String) throws -> FileHandle {
+        // A pipe without a reader is an error, not a wait.
+        let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else {
+            throw RouterError(description: "cannot write the trace \(path): \(String(cString: strerror(errno)))")
+        }
+        let file = FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
+        var status = stat()
+        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+            throw RouterError(
+                description: "cannot write the trace \(path): it is not a regular file; choose another one")
+        }
+        let head = try file.read(upToCount: 2) ?? Data()
+        guard head.isEmpty || head == Data("[\n".utf8) else {
+            throw RouterError(description: "the file \(path) is not a trace and is left as it is; choose another one")
+        }
+        try file.truncate(atOffset: lastWholeEvent(of: file))
+        if try file.offset() == 0 { try file.write(contentsOf: Data("[\n".utf8)) }
+        return file
     }
 
-    /// A trace without an end, cut after its last whole event; nil where there is none.
-    private static func reopened(_ path: String) -> FileHandle? {
-        guard let file = FileHandle(forUpdatingAtPath: path) else { return nil }
-        do {
-            guard try file.read(upToCount: 2) == Data("[\n".utf8) else { return nil }
-            let end = try file.seekToEnd()
-            let start = end - min(end, 1 << 16)
-            try file.seek(toOffset: start)
-            guard let rest = try file.readToEnd(), rest.suffix(2) != Data("]\n".utf8),
-                let last = rest.range(of: Data(",\n".utf8), options: .backwards)
-            else { return nil }
-            try file.truncate(atOffset: start + UInt64(last.upperBound))
-            return file
-        } catch {
-            return nil  // a new one then, or the reason why there is none
-        }
+    /// Where a trace without an end can be gone on with; 0 for one that has an end, or no events.
+    private static func lastWholeEvent(of file: FileHandle) throws -> UInt64 {
+        let end = try file.seekToEnd()
+        let start = end - min(end, 1 << 16)
+        try file.seek(toOffset: start)
+        guard let rest = try file.readToEnd(), rest.suffix(2) != Data("]\n".utf8),
+            let last = rest.range(of: Data(",\n".utf8), options: .backwards)
+        else { return 0 }
+        return start + UInt64(last.upperBound)
     }
 
     /// An item's way through one stage, and the arrow that leads through it.

@@ -1,7 +1,7 @@
 import Foundation
 import Kernels
 
-// Exit distributions, how a depth is drawn from them, and their derivatives (paper 3.2; model.md, "Training objective").
+// Exit distributions, how a depth is drawn from them, and their derivatives (paper 3.2; training.md, "The objective").
 //
 // Letters: K most iterations, p(t) probability of leaving after iteration t = 1…K, z the straight-through choice.
 

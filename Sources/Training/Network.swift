@@ -1,7 +1,7 @@
 import Kernels
 import Model
 
-// The whole model over a batch, all K iterations unrolled, and its derivative (model.md, "Training objective").
+// The whole model over a batch, all K iterations unrolled, and its derivative (training.md, "The objective").
 //
 // A frozen row keeps presenting its frozen state to attention, so every iteration computes all rows; backwards only the
 // rows that took an iteration carry a gradient through it, the others only the derivative of their choice to leave.

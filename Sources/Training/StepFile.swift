@@ -2,7 +2,7 @@ import Foundation
 import Model
 
 /// A training step computed by another implementation: inputs with their noise, losses and every gradient
-/// (model.md, "Checkpoint directory"). `anira train verify` compares ours with it.
+/// (model.md, "Checkpoints"). `anira train verify` compares ours with it.
 public struct StepFile {
     /// Largest ‖Δ‖ / ‖g‖ of a tensor, and relative error of a loss, that passes.
     public static let tolerance = 1e-4

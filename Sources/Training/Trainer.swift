@@ -4,7 +4,7 @@ import Foundation
 import Model
 import Tasks
 
-/// A training run: draws rows, takes steps, records, evaluates and saves (model.md, "Training objective").
+/// A training run: draws rows, takes steps, records, evaluates and saves (training.md, "The objective").
 public final class Trainer {
     /// Where the run is after a step, for a progress line.
     public struct Progress: Sendable {

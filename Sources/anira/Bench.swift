@@ -38,11 +38,26 @@ struct BenchModel: ParsableArguments {
     }
 }
 
-/// A folder for the length of `body`.
+/// A folder for the length of `body`; also gone when a signal ends the process.
 func withBenchFolder<R>(_ body: (URL) throws -> R) throws -> R {
     let folder = FileManager.default.temporaryDirectory.appendingPathComponent("anira-bench-\(getpid())")
-    defer {
-        do { try FileManager.default.removeItem(at: folder) } catch { print("cannot remove \(folder.path): \(error)") }
+    let remove: @Sendable () -> Void = {
+        guard FileManager.default.fileExists(atPath: folder.path) else { return }
+        do { try FileManager.default.removeItem(at: folder) } catch { tell("cannot remove \(folder.path): \(error)\n") }
     }
-    return try body(folder)
+    let signals = StopSignals(supervised: false) {
+        SuiteUnderTest.interrupt()
+        remove()
+        _exit(130)
+    }
+    defer {
+        signals.cancel()
+        remove()
+    }
+    do {
+        return try body(folder)
+    } catch {
+        while SuiteUnderTest.isInterrupted { sleep(1) }  // what failed did so because of it
+        throw error
+    }
 }

@@ -4,6 +4,7 @@ import Foundation
 import Histogram
 import Messaging
 import Proto
+import Synchronization
 
 /// Tokens per second of requests run together, and the times between one's tokens: from the moment every one has its
 /// first new token, so that no prompt is counted, to the first one's end, so that all run all the time.
@@ -73,18 +74,26 @@ extension LocalEngine {
     }
 }
 
-/// The real services, started for a measurement.
+/// The real services, started for a measurement. They end with this process.
 final class SuiteUnderTest {
     private let process = Process()
+    private let lifeline = Pipe()
+    /// Process of the one that runs; 0: none.
+    private static let running = Atomic<Int32>(0)
+    private static let interrupted = Atomic(false)
+    static var isInterrupted: Bool { interrupted.load(ordering: .acquiring) }
     let endpoint: String
 
     init(model: String, data: String, arguments: [String]) throws {
         endpoint = "tcp://127.0.0.1:\(Int.random(in: 20000..<30000))"
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
-        process.arguments = ["up", "--model", model, "--data", data, "--endpoint", endpoint] + arguments
+        process.arguments =
+            ["up", "--model", model, "--data", data, "--endpoint", endpoint, "--supervised"] + arguments
+        process.standardInput = lifeline
         let output = Pipe()
         process.standardOutput = output
         try process.run()
+        Self.running.store(process.processIdentifier, ordering: .releasing)
         guard !output.fileHandleForReading.availableData.isEmpty else {
             throw RequestFailure(code: "UNAVAILABLE", message: "the suite did not start")
         }
@@ -112,5 +121,15 @@ final class SuiteUnderTest {
     func stop() {
         process.terminate()
         process.waitUntilExit()
+        Self.running.store(0, ordering: .releasing)
+    }
+
+    /// Ends the one that runs at once; its services follow within milliseconds.
+    static func interrupt() {
+        interrupted.store(true, ordering: .releasing)
+        let process = running.exchange(0, ordering: .acquiringAndReleasing)
+        guard process != 0 else { return }
+        kill(process, SIGKILL)
+        usleep(300_000)
     }
 }

@@ -150,8 +150,8 @@ final class EchoProcess {
     private let wakeup = Wakeup()
 
     init(tcp: Bool) throws {
-        let file = "\(NSTemporaryDirectory())anira-echo-\(getpid()).ipc"
-        connection = try Connection(context, tcp ? "tcp://127.0.0.1:*" : "ipc://\(file)")
+        // An ipc endpoint without a file.
+        connection = try Connection(context, tcp ? "tcp://127.0.0.1:*" : "ipc://@anira-echo-\(getpid())")
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = ["bench", "echo", "--connect", connection.endpoint, "--parent", "\(getpid())"]
         try process.run()
@@ -182,6 +182,5 @@ final class EchoProcess {
     func stop() {
         process.terminate()
         process.waitUntilExit()
-        removeSocketFile(of: connection.endpoint)
     }
 }

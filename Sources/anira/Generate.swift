@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import Messaging
 import Proto
 import Router
 
@@ -31,12 +32,18 @@ struct Generate: ParsableCommand {
         let painter = DepthPainter()
         let asked = try prompt.prompt()
         var streamed = 0
-        let last = try target.run(try request(asked)) { reply in
-            if json { return printJSON(reply) }
-            guard case .token(let token) = reply.reply, !depths else { return }
-            let word = token.text.isEmpty ? "\(token.token)" : token.text
-            show(streamed == 0 ? word : " \(word)")
-            streamed += 1
+        let last: (reply: ClientReply, tensors: [Frame])
+        do {
+            last = try target.run(try request(asked)) { reply in
+                if json { return printJSON(reply) }
+                guard case .token(let token) = reply.reply, !depths else { return }
+                let word = token.text.isEmpty ? "\(token.token)" : token.text
+                show(streamed == 0 ? word : " \(word)")
+                streamed += 1
+            }
+        } catch {
+            if streamed > 0 { say("") }  // the error has a line of its own
+            throw error
         }
         if json { return printJSON(last.reply) }
         guard case .completed(let result) = last.reply.reply else { return }

@@ -161,7 +161,8 @@ struct KVVerify: ParsableCommand {
 
 struct KVCollect: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "gc", abstract: "Remove finished unnamed sessions; the suite must not be running.")
+        commandName: "gc", abstract: "Remove finished unnamed sessions; the suite must not be running.",
+        discussion: "Their pages are used again; the file keeps its size. On a full disk it needs a few MiB first.")
     @OptionGroup var options: StoreOptions
     @Option(help: "Keep the newest, at most so many MiB a store. Default with neither option: keep none.")
     var keepMib: Int?
@@ -175,15 +176,26 @@ struct KVCollect: ParsableCommand {
 
     func run() throws {
         var removed: [String: Int] = [:]
+        var failures: [any Error] = []
         for path in try options.paths() {
             let age = keepHours.map { $0 * 3600 } ?? (keepMib == nil ? -1 : Double(1 << 40))
             let bytes = keepMib.map { $0 << 20 } ?? (keepHours == nil ? -1 : .max)
-            removed[path] = try KVInspector.collect(path: path, keepBytes: bytes, ageSeconds: age)
+            do {
+                removed[path] = try KVInspector.collect(path: path, keepBytes: bytes, ageSeconds: age)
+            } catch {
+                failures.append(error)
+            }
         }
-        if options.json { return try printJSON(removed) }
-        for (path, count) in removed.sorted(by: { $0.key < $1.key }) {
-            print("\(path): removed \(counted(count, "unnamed session"))")
+        if options.json {
+            try printJSON(removed)
+        } else {
+            for (path, count) in removed.sorted(by: { $0.key < $1.key }) {
+                print("\(path): removed \(counted(count, "unnamed session"))")
+            }
         }
+        guard let last = failures.popLast() else { return }
+        for failure in failures { tell("Error: \(failure)\n") }
+        throw last
     }
 }
 

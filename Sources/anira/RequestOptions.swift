@@ -57,10 +57,12 @@ extension TargetOptions {
     }
 }
 
-/// Ctrl-C ends a request that would otherwise run on without anyone to read it, and then this process.
-private final class Interruption: @unchecked Sendable {  // the source is made once, and safe to cancel anywhere
-    private let source: any DispatchSourceSignal
-    private let isRaised = Atomic(false)
+/// Ctrl-C, SIGTERM and a closed terminal end a request that would otherwise run on without anyone to read it, and then this
+/// process.
+private final class Interruption: @unchecked Sendable {  // the sources are made once, and safe to cancel anywhere
+    private var sources: [any DispatchSourceSignal] = []
+    /// The signal; 0: none.
+    private let raised = Atomic<Int32>(0)
 
     /// nil for what is answered at once.
     init?(_ request: ClientRequest, _ endpoint: String) {
@@ -68,28 +70,40 @@ private final class Interruption: @unchecked Sendable {  // the source is made o
         case .generate, .score: break
         default: return nil
         }
-        signal(SIGINT, SIG_IGN)
-        source = DispatchSource.makeSignalSource(signal: SIGINT, queue: .global())
-        source.setEventHandler { [self] in
-            isRaised.store(true, ordering: .releasing)
-            do {
-                let client = try Client(endpoint: endpoint, context: Context())
-                let cancel = ClientRequest.with {
-                    $0.id = newRequestID("cancel")
-                    $0.cancel.id = request.id
-                }
-                _ = try client.run(cancel, seconds: 2)  // the request's own end is next
-            } catch {
-                tell("the request may run on: \(error)\n")
-                Foundation.exit(130)
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            signal(number, SIG_IGN)
+            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+            source.setEventHandler { [self] in
+                raised.store(number, ordering: .releasing)
+                cancel(request.id, endpoint)
             }
+            source.resume()
+            sources.append(source)
         }
-        source.resume()
+    }
+
+    private func cancel(_ id: String, _ endpoint: String) {
+        do {
+            let client = try Client(endpoint: endpoint, context: Context())
+            let cancel = ClientRequest.with {
+                $0.id = newRequestID("cancel")
+                $0.cancel.id = id
+            }
+            _ = try client.run(cancel, seconds: 2)  // the request's own end is next
+        } catch {
+            tell("the request may run on: \(error)\n")
+            exitIfRaised()
+        }
     }
 
     func end() {
-        source.cancel()
-        if isRaised.load(ordering: .acquiring) { Foundation.exit(130) }
+        for source in sources { source.cancel() }
+        exitIfRaised()
+    }
+
+    private func exitIfRaised() {
+        let number = raised.load(ordering: .acquiring)
+        if number != 0 { Foundation.exit(128 + number) }
     }
 }
 
@@ -112,7 +126,8 @@ extension LocalEngine {
 
 /// The depth dial.
 struct DepthOptions: ParsableArguments {
-    @Option(help: "Depth policy: model, fixed, per_token, argmax, cdf, mean.") var policy = "model"
+    @Option(help: "Depth policy: model, fixed, per_token, argmax, cdf, mean. --depth alone means fixed.") var policy =
+        "model"
     @Option(help: "fixed: the depth of every token.") var depth: Int32?
     @Option(name: .customLong("token-depths"), help: "per_token: comma-separated depths, one a token.")
     var tokenDepths: String?

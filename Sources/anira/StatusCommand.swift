@@ -30,6 +30,7 @@ struct StatusCommand: ParsableCommand {
             } else if case .status(let status) = last.reply.reply {
                 show(status)
             }
+            try endOutput()
             if watch { sleep(1) }
         } while watch
     }

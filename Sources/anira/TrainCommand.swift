@@ -19,8 +19,8 @@ struct TrainRun: ParsableCommand {
             checkpoint, ready to be served with `anira up --model`, the state to resume from, the resolved \
             configuration and a record of the run (metrics.jsonl). Ctrl-C ends the step that is \
             running, saves and exits with 130.
-              anira train --task mano --variant online --out runs/mano-online
-              anira train --resume --out runs/mano-online
+              anira train --task mano --variant online --out runs/out/mano-online
+              anira train --resume --out runs/out/mano-online
             """)
     @Option(help: "mano, brevo, depo or lano.") var task: String?
     @Option(help: "early (ANIRA-E) or online (ANIRA-O).") var variant: String?
@@ -39,8 +39,11 @@ struct TrainRun: ParsableCommand {
         defer { signals.cancel() }
         tell("\(describe(trainer))\n")
         let line = ProgressLine()
-        defer { line.end() }
-        let ending = try trainer.run(shouldStop: { stop.isRaised }, report: { line.show($0) })
+        let ending: Trainer.Ending
+        do {
+            defer { line.end() }
+            ending = try trainer.run(shouldStop: { stop.isRaised }, report: { line.show($0) })
+        }
         switch ending {
         case .finished: print("finished: serve it with  anira up --model \(out)")
         case .stopped(let step):

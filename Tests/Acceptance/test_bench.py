@@ -2,10 +2,13 @@
 
 import functools
 import json
+import os
+import signal
+import subprocess
 
 import pytest
 
-from suite import run
+from suite import BINARY, alive, descendants, run, wait_for
 
 SMALL = ["--hidden", "64", "--intermediate", "128", "--heads", "2"]
 PARTS = {
@@ -55,3 +58,15 @@ def test_shares_of_the_limit_are_positive_and_finite(binary):
 def test_a_bad_number_of_rows_is_refused(binary):
     done = run("bench", "transport", "--rows", "0")
     assert done.returncode != 0 and "--rows" in done.stderr
+
+
+def test_an_interrupted_bench_leaves_nothing_behind(binary, tmp_path):
+    """Its suite ran on for ever: a child is in a process group of its own."""
+    words = [BINARY, "bench", "suite", *SMALL]
+    process = subprocess.Popen(words, env=os.environ | {"TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(descendants(process.pid)) >= 5, 60, "its suite")
+    children = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    wait_for(lambda: not any(alive(pid) for pid in children), 10, "its children to end")
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 from collections import defaultdict
@@ -176,3 +177,24 @@ def test_a_timeline_has_each_workers_slices_once(tmp_path):
         core % (1000, 500), core % (1250, 500), core % (9000, 250)]) + ",\n")
     assert timeline["slices"](trace) == {"core-0": {"compute": [(1.0, 1.75), (9.0, 9.25)]}}
     assert timeline["within"]([(1.0, 1.75), (9.0, 9.25)], 1.5, 9.125) == [(0.0, 0.25), (7.5, 7.625)]
+
+
+def test_a_trace_replaces_nothing_but_a_trace(model, tmp_path):
+    """Whatever the path named was replaced: notes, links, devices; a pipe without a reader was waited for."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("keep me")
+    (tmp_path / "link").symlink_to(notes)
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("notes.txt", "not a trace"), ("link", "not a trace"), ("pipe", "not a regular file")):
+        done = run("up", "--model", model.path, "--data", tmp_path / "data", "--trace", tmp_path / name)
+        assert done.returncode == 1 and words in done.stderr, done
+    assert notes.read_text() == "keep me" and (tmp_path / "link").is_symlink()
+
+
+def test_a_watched_status_reaches_a_pipe(suite):
+    process = subprocess.Popen([BINARY, "status", "--watch", "--endpoint", suite.endpoint], stdout=subprocess.PIPE)
+    try:
+        assert select.select([process.stdout], [], [], 10)[0], "nothing was written"
+    finally:
+        process.kill()
+        process.wait(10)

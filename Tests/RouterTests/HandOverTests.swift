@@ -292,6 +292,7 @@ struct HandOverTests {
         suite.generate("a", prompt(5), session: "s")
         suite.run()
         suite.connect("core-b", .core)
+        suite.feed(.bye(from: suite.players["core"]!.address))
         suite.connect("core", .coda, incarnation: 2)
         suite.generate("b", [1], session: "s")
         suite.run()

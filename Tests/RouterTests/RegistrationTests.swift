@@ -134,4 +134,13 @@ struct RegistrationTests {
         #expect((suite.counters.workersLost, suite.counters.unroutable) == (0, 1))
         #expect(suite.take("core").isEmpty)
     }
+
+    /// It took the name over, and its stage had no worker any more.
+    @Test("A worker of another stage does not take a name over")
+    func nameOfAnotherStage() {
+        var suite = Suite()
+        suite.connect("decider", .coda, incarnation: 2)
+        #expect(suite.counters.workersRefused == 1)
+        #expect(suite.counters.workersLost == 0)
+    }
 }
