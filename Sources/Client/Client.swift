@@ -1,5 +1,6 @@
 import Messaging
 import Proto
+import Synchronization
 
 /// Why a client call ended without an answer.
 public enum ClientError: Error, Sendable, CustomStringConvertible {
@@ -9,6 +10,7 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
     case damagedReply(String)
     /// The suite could not read a request so far as to tell its id.
     case unread(code: String, message: String)
+    case interrupted
 
     public var description: String {
         switch self {
@@ -18,8 +20,23 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
             "the request was taken, but nothing more came within \(seconds) s; 'anira status' shows what the suite does"
         case .damagedReply(let reason): "the suite sent a reply that cannot be read: \(reason)"
         case .unread(let code, let message): "\(code): \(message)"
+        case .interrupted: "interrupted"
         }
     }
+}
+
+/// Ends a client's waiting, from any thread.
+public final class Interruption: Sendable {
+    fileprivate let wakeup = Wakeup()
+    private let raised = Atomic(false)
+
+    /// The client's `receive` throws `interrupted`, now or when it is next called.
+    public func raise() {
+        raised.store(true, ordering: .releasing)
+        wakeup.signal()
+    }
+
+    fileprivate func take() -> Bool { raised.exchange(false, ordering: .acquiring) }
 }
 
 /// A streaming client of the suite: one DEALER socket, used by one thread.
@@ -29,7 +46,7 @@ public enum ClientError: Error, Sendable, CustomStringConvertible {
 public final class Client {
     private let socket: Socket
     private let connections: Connections
-    private let wakeup = Wakeup()
+    public let interruption = Interruption()
     private var isConnected = false
     private var open: [String: OpenRequest] = [:]
     private var sent = 0
@@ -70,13 +87,16 @@ public final class Client {
     public func receiveIfAny(seconds: Double) throws -> (reply: ClientReply, tensors: [Frame])? {
         let deadline = monotonicNanoseconds() + UInt64(seconds * 1e9)
         while true {
+            if interruption.take() { throw ClientError.interrupted }
             while let isReady = connections.next() { if isReady { try resume() } }
             while let frames = socket.receive() {
                 if let reply = try news(frames[0]) { return (reply, Array(frames.dropFirst())) }
             }
             let now = monotonicNanoseconds()
             guard now < deadline else { return nil }
-            _ = poll(socket, connections.socket, wakeup, timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
+            _ = poll(
+                socket, connections.socket, interruption.wakeup,
+                timeoutMS: min(1000, Int((deadline - now) / 1_000_000) + 1))
         }
     }
 
@@ -102,9 +122,28 @@ public final class Client {
         return reply
     }
 
+    /// Cancels all requests without an ending; waits for their endings so long at most.
+    public func cancelOpen(seconds: Double) throws {
+        guard isConnected else { return }
+        for id in open.filter({ !$0.value.endsAtOnce }).keys {
+            try send(
+                .with {
+                    $0.id = "\(id)-cancel"
+                    $0.cancel.id = id
+                })
+        }
+        let deadline = monotonicNanoseconds() + UInt64(seconds * 1e9)
+        while !open.isEmpty {
+            let now = monotonicNanoseconds()
+            guard now < deadline, try receiveIfAny(seconds: Double(deadline - now) / 1e9) != nil else {
+                throw ClientError.noMore(seconds: seconds)
+            }
+        }
+    }
+
     /// Sends a request and hands over its replies until the last one, which it returns.
     public func run(
-        _ request: ClientRequest, seconds: Double, onReply: (ClientReply) -> Void = { _ in }
+        _ request: ClientRequest, seconds: Double, onReply: (ClientReply) throws -> Void = { _ in }
     ) throws -> (reply: ClientReply, tensors: [Frame]) {
         try send(request)
         var answered = false
@@ -118,7 +157,7 @@ public final class Client {
             answered = true
             guard received.reply.id == request.id else { continue }
             if received.reply.isLast || request.isAnsweredAtOnce { return received }
-            onReply(received.reply)
+            try onReply(received.reply)
         }
     }
 }

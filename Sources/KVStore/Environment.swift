@@ -62,7 +62,8 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         switch access {
         case .owner:
             try Self.makeFolder(path)
-            lock = try OwnerLock(path: "\(path)/owner.lock", what: "the store \(path)")
+            lock = try OwnerLock(
+                path: "\(path)/owner.lock", what: "the store \(path)", instead: "--name or --data folder")
         case .reader:
             lock = nil
             guard FileManager.default.fileExists(atPath: "\(path)/data.mdb") else {
@@ -104,13 +105,13 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     }
 
     /// One that only its owner may enter, where it is missing.
-    public static func makeFolder(_ path: String) throws {
+    public static func makeFolder(_ path: String, advice: String = "choose another --data folder") throws {
         do {
             try FileManager.default.createDirectory(
                 atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
         } catch {
             throw KVStoreError(
-                .system, "make the folder", path: path, result: errno, advice: "choose another --data folder")
+                .system, "make the folder", path: path, result: KVStoreError.errorNumber(of: error), advice: advice)
         }
     }
 

@@ -50,6 +50,13 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
         self.init(code, attempted, path: path, result: result, advice: advice)
     }
 
+    /// errno behind an error of Foundation's; 0: it does not say.
+    public static func errorNumber(of error: any Error) -> Int32 {
+        let underlying = (error as NSError).userInfo[NSUnderlyingErrorKey] as? any Error
+        let cause = (underlying ?? error) as NSError
+        return cause.domain == NSPOSIXErrorDomain ? Int32(cause.code) : 0
+    }
+
     public var description: String {
         let reason = result == 0 ? "" : ": \(String(cString: mdb_strerror(result)))"
         return "cannot \(attempted) \(path)\(reason)" + (advice.isEmpty ? "" : "; \(advice)")

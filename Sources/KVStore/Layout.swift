@@ -31,7 +31,7 @@ enum Layout {
                 throw KVStoreError(
                     .foreign, "use", path: environment.path,
                     advice: "its \(key) is \(found ?? "missing"), this service's is \(expected): "
-                        + "choose another --data folder or the model that wrote it")
+                        + "choose another --data folder, or the model and --weights that wrote it")
             }
         }
         // Older records may be of another type: each says its own.

@@ -9,20 +9,20 @@ public final class OwnerLock: Sendable {
     private let released = Atomic(false)
 
     /// Throws naming the owner's pid when another process holds `path` for a second more: one that was killed may be about
-    /// to go. what: named in that error.
-    public init(path: String, what: String) throws {
+    /// to go. what, instead: named in that error, and what to choose for it.
+    public init(path: String, what: String, instead: String) throws {
         self.path = path
-        descriptor = try Self.lock(path, what)
+        descriptor = try Self.lock(path, what, instead)
         ftruncate(descriptor, 0)
         let text = Array("\(getpid())\n".utf8)
         _ = text.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) }
     }
 
     /// A locked descriptor of the file that `path` names: a release may unlink it between our open and our lock.
-    private static func lock(_ path: String, _ what: String) throws -> Int32 {
+    private static func lock(_ path: String, _ what: String, _ instead: String) throws -> Int32 {
         var tries = 100
         while true {
-            guard let descriptor = try lockOnce(path, what, isLast: tries == 0) else {
+            guard let descriptor = try lockOnce(path, what, instead, isLast: tries == 0) else {
                 tries -= 1
                 usleep(10_000)
                 continue
@@ -35,7 +35,9 @@ public final class OwnerLock: Sendable {
     }
 
     /// nil: another process holds it.
-    private static func lockOnce(_ path: String, _ what: String, isLast: Bool) throws -> Int32? {
+    private static func lockOnce(_ path: String, _ what: String, _ instead: String, isLast: Bool) throws
+        -> Int32?
+    {
         let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw KVStoreError(.system, "open the lock file", path: path, result: errno) }
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
@@ -47,7 +49,7 @@ public final class OwnerLock: Sendable {
                 .trimmingCharacters(in: .whitespacesAndNewlines)
             throw KVStoreError(
                 .owned, "use", path: what,
-                advice: "process \(owner) is running on it: stop that one or choose another --data folder")
+                advice: "process \(owner) is running on it: stop that one or choose another \(instead)")
         }
         return descriptor
     }

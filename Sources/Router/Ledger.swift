@@ -37,7 +37,7 @@ public final class Ledger: Sendable {
         KVStoreError(
             .foreign, "use", path: path,
             advice: "it was written with model \(found), this model is \(expected): "
-                + "choose another --data folder or the model that wrote it")
+                + "choose another --data folder, or the model and --weights that wrote it")
     }
 
     func close() { environment.close() }

@@ -68,7 +68,7 @@ public final class RouterService: Sendable {
     /// Serves until `stop`, then terminates the context. The calling thread owns both sockets.
     public func run() throws {
         let locks = try [options.endpoint, options.workers].filter { $0.hasPrefix("ipc://") }.map {
-            try OwnerLock(path: String($0.dropFirst(6)) + ".lock", what: "endpoint \($0)")
+            try OwnerLock(path: String($0.dropFirst(6)) + ".lock", what: "endpoint \($0)", instead: "one")
         }
         try serve()
         context.terminate()

@@ -9,8 +9,24 @@ enum Main {
         signal(SIGXFSZ, SIG_IGN)  // a limit on file size is an error of the write, like a full disk
         // Where one is closed no file may take its number: writing to it stays an error.
         for descriptor in 0...2 where fcntl(Int32(descriptor), F_GETFD) == -1 { _ = open("/dev/null", O_RDONLY) }
-        Anira.main()
-        do { try endOutput() } catch { Anira.exit(withError: error) }
+        do {
+            var command = try Anira.parseAsRoot()
+            try run(&command)
+        } catch {
+            Anira.exit(withError: error)
+        }
+    }
+
+    private static func run(_ command: inout any ParsableCommand) throws {
+        do {
+            try command.run()
+            try endOutput()
+        } catch LineOutput.Failure.readerIsGone {
+            // `| head` has seen enough.
+        } catch let error as ValidationError {  // the parser would add the usage of another command
+            tell("Error: \(error)\n")
+            throw ExitCode.validationFailure
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import KVStore
 import Model
 import Proto
 
@@ -55,6 +56,7 @@ func withBenchFolder<R>(_ body: (URL) throws -> R) throws -> R {
         remove()
     }
     do {
+        try Environment.makeFolder(folder.path, advice: "set TMPDIR to a folder that can be written")
         return try body(folder)
     } catch {
         while SuiteUnderTest.isInterrupted { sleep(1) }  // what failed did so because of it

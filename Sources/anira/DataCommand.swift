@@ -39,8 +39,6 @@ struct DataCommand: ParsableCommand {
         } catch let error as TaskError {
             try output.flush()
             throw error
-        } catch LineOutput.Failure.readerIsGone {
-            // `| head` has seen enough.
         }
     }
 }

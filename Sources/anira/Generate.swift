@@ -35,11 +35,14 @@ struct Generate: ParsableCommand {
         let last: (reply: ClientReply, tensors: [Frame])
         do {
             last = try target.run(try request(asked)) { reply in
-                if json { return printJSON(reply) }
-                guard case .token(let token) = reply.reply, !depths else { return }
-                let word = token.text.isEmpty ? "\(token.token)" : token.text
-                show(streamed == 0 ? word : " \(word)")
-                streamed += 1
+                if json {
+                    printJSON(reply)
+                } else if case .token(let token) = reply.reply, !depths {
+                    let word = token.text.isEmpty ? "\(token.token)" : token.text
+                    show(streamed == 0 ? word : " \(word)")
+                    streamed += 1
+                }
+                try endOutput()
             }
         } catch {
             if streamed > 0 { say("") }  // the error has a line of its own

@@ -7,6 +7,8 @@ struct LineOutput: ~Copyable {
         case readerIsGone
         case failed(code: Int32)
 
+        init(code: Int32) { self = code == EPIPE ? .readerIsGone : .failed(code: code) }
+
         var description: String {
             switch self {
             case .readerIsGone: "the reader of standard output is gone"
@@ -39,10 +41,8 @@ struct LineOutput: ~Copyable {
             let written = rest.withUnsafeBytes { Foundation.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
             if written >= 0 {
                 rest = rest.dropFirst(written)
-            } else if errno == EPIPE {
-                throw .readerIsGone
             } else if errno != EINTR {
-                throw .failed(code: errno)
+                throw Failure(code: errno)
             }
         }
         pending.removeAll(keepingCapacity: true)

@@ -30,80 +30,35 @@ struct TargetOptions: ParsableArguments {
 
     /// Runs one request; `onReply` sees what comes before the last reply, which is returned. An error reply throws.
     func run(
-        _ request: ClientRequest, onReply: (ClientReply) -> Void = { _ in }
+        _ request: ClientRequest, onReply: (ClientReply) throws -> Void = { _ in }
     ) throws -> (reply: ClientReply, tensors: [Frame]) {
         let last: (reply: ClientReply, tensors: [Frame])
         if local {
             let engine = try LocalEngine(try compute.checkpoint(model ?? ""), kv: compute.kv, residentMiB: 256)
             let all = engine.replies(to: request)
-            all.dropLast().forEach { onReply($0.reply) }
+            try all.dropLast().forEach { try onReply($0.reply) }
             last = all.last ?? (ClientReply(), [])
         } else {
-            last = try ask(request, onReply)
+            let client = try Client(endpoint: endpoint, context: Context())
+            last = try cancelling(client) { try client.run(request, seconds: timeout, onReply: onReply) }
         }
         if case .error(let error) = last.reply.reply { throw RequestFailure(code: error.code, message: error.message) }
         return last
     }
 }
 
-extension TargetOptions {
-    private func ask(
-        _ request: ClientRequest, _ onReply: (ClientReply) -> Void
-    ) throws -> (reply: ClientReply, tensors: [Frame]) {
-        let interruption = Interruption(request, endpoint)
-        defer { interruption?.end() }
-        let client = try Client(endpoint: endpoint, context: Context())
-        return try client.run(request, seconds: timeout, onReply: onReply)
-    }
-}
-
-/// Ctrl-C, SIGTERM and a closed terminal end a request that would otherwise run on without anyone to read it, and then this
-/// process.
-private final class Interruption: @unchecked Sendable {  // the sources are made once, and safe to cancel anywhere
-    private var sources: [any DispatchSourceSignal] = []
-    /// The signal; 0: none.
-    private let raised = Atomic<Int32>(0)
-
-    /// nil for what is answered at once.
-    init?(_ request: ClientRequest, _ endpoint: String) {
-        switch request.operation {
-        case .generate, .score: break
-        default: return nil
-        }
-        for number in [SIGINT, SIGTERM, SIGHUP] {
-            signal(number, SIG_IGN)
-            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-            source.setEventHandler { [self] in
-                raised.store(number, ordering: .releasing)
-                cancel(request.id, endpoint)
-            }
-            source.resume()
-            sources.append(source)
-        }
-    }
-
-    private func cancel(_ id: String, _ endpoint: String) {
-        do {
-            let client = try Client(endpoint: endpoint, context: Context())
-            let cancel = ClientRequest.with {
-                $0.id = newRequestID("cancel")
-                $0.cancel.id = id
-            }
-            _ = try client.run(cancel, seconds: 2)  // the request's own end is next
-        } catch {
-            tell("the request may run on: \(error)\n")
-            exitIfRaised()
-        }
-    }
-
-    func end() {
-        for source in sources { source.cancel() }
-        exitIfRaised()
-    }
-
-    private func exitIfRaised() {
-        let number = raised.load(ordering: .acquiring)
-        if number != 0 { Foundation.exit(128 + number) }
+/// Runs `body`. When it ends early (a signal, a reader that is gone, silence) what the client has asked for is cancelled,
+/// since nobody would read the answers; a signal then ends this process.
+func cancelling<R>(_ client: Client, _ body: () throws -> R) throws -> R {
+    let interruption = client.interruption
+    let signals = StopSignals(supervised: false) { interruption.raise() }
+    defer { signals.cancel() }
+    do {
+        return try body()
+    } catch {
+        do { try client.cancelOpen(seconds: 2) } catch { tell("the request may run on: \(error)\n") }
+        if signals.last != 0 { Foundation.exit(128 + signals.last) }
+        throw error
     }
 }
 
@@ -126,8 +81,12 @@ extension LocalEngine {
 
 /// The depth dial.
 struct DepthOptions: ParsableArguments {
-    @Option(help: "Depth policy: model, fixed, per_token, argmax, cdf, mean. --depth alone means fixed.") var policy =
-        "model"
+    @Option(
+        help: """
+            Depth policy: model (the default), fixed, per_token, argmax, cdf, mean. --depth, --token-depths or --threshold \
+            alone say which.
+            """)
+    var policy: String?
     @Option(help: "fixed: the depth of every token.") var depth: Int32?
     @Option(name: .customLong("token-depths"), help: "per_token: comma-separated depths, one a token.")
     var tokenDepths: String?
@@ -139,13 +98,19 @@ struct DepthOptions: ParsableArguments {
 
     func message() throws -> Anira_V1_Depth {
         var message = Anira_V1_Depth()
-        message.policy = depth != nil && policy == "model" ? "fixed" : policy
+        message.policy = policy ?? implied
         if let depth { message.value = depth }
         if let tokenDepths { message.values = try integers(tokenDepths, "--token-depths") }
         if let threshold { message.threshold = threshold }
         if let minDepth { message.min = minDepth }
         if let maxDepth { message.max = maxDepth }
         return message
+    }
+
+    private var implied: String {
+        if depth != nil { return "fixed" }
+        if tokenDepths != nil { return "per_token" }
+        return threshold != nil ? "cdf" : "model"
     }
 
     /// A point of the threshold dial between the same bounds.
@@ -233,7 +198,7 @@ private func flushOutput() {
 func endOutput() throws {
     flushOutput()
     let failure = outputFailure.load(ordering: .relaxed)
-    if failure != 0 { throw LineOutput.Failure.failed(code: failure) }
+    if failure != 0 { throw LineOutput.Failure(code: failure) }
 }
 
 /// A line on standard output, at once.

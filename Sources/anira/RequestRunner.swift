@@ -62,6 +62,12 @@ final class RequestRunner {
 
     private func ask(_ requests: [ClientRequest], _ onReply: (Int, ClientReply, [Frame]) throws -> Void) throws {
         let client = try Client(endpoint: endpoint ?? "", context: Context())
+        try cancelling(client) { try ask(client, requests, onReply) }
+    }
+
+    private func ask(
+        _ client: Client, _ requests: [ClientRequest], _ onReply: (Int, ClientReply, [Frame]) throws -> Void
+    ) throws {
         let places = Dictionary(uniqueKeysWithValues: requests.enumerated().map { ($1.id, $0) })
         var (sent, done) = (0, 0)
         while done < requests.count {

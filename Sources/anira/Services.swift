@@ -10,6 +10,7 @@ import Model
 import Proto
 import RecurrentCoreService
 import Router
+import Synchronization
 import Worker
 
 extension Durability: ExpressibleByArgument {}
@@ -268,6 +269,9 @@ struct RouterCommand: ParsableCommand {
 /// its supervisor, and ends at once when that is killed.
 final class StopSignals {
     private var sources: [any DispatchSourceProtocol] = []
+    private let latest = Atomic<Int32>(0)
+    /// The last signal that came; 0: none.
+    var last: Int32 { latest.load(ordering: .acquiring) }
 
     init(supervised: Bool, stop: @escaping @Sendable () -> Void) {
         signal(SIGPIPE, SIG_IGN)
@@ -277,7 +281,10 @@ final class StopSignals {
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
             let registered = DispatchSemaphore(value: 0)
             source.setRegistrationHandler { registered.signal() }
-            source.setEventHandler(handler: stop)
+            source.setEventHandler { [weak self] in
+                self?.latest.store(number, ordering: .releasing)
+                stop()
+            }
             source.resume()
             registered.wait()
             sources.append(source)

@@ -36,38 +36,44 @@ struct StatusCommand: ParsableCommand {
     }
 
     private func show(_ s: Anira_V1_SuiteStatus) {
-        print(
-            "anira \(s.version), model \(s.model.name) (\(s.model.decider) decider, K = \(s.model.maxDepth), fingerprint \(s.model.fingerprint))"
-        )
-        print(
-            "requests: \(s.running) running, \(s.waiting) waiting, \(number(s.counters.completed)) completed, \(number(s.counters.failed)) failed; \(s.sessions) named sessions"
-        )
+        let (columns, c) = (terminalColumns(STDOUT_FILENO), s.counters)
+        let model = ["\(s.model.decider) decider", "K = \(s.model.maxDepth)", "fingerprint \(s.model.fingerprint)"]
+        let head = ["anira \(s.version)", "model \(s.model.name)"] + model
+        print(joined(head, ", ", columns: columns))
+        let requests = [
+            "\(s.running) running", "\(s.waiting) waiting", "\(number(c.completed)) completed",
+            "\(number(c.failed)) failed",
+        ]
+        let sessions = counted(Int(s.sessions), "named session")
+        print(joined(["requests: " + requests.joined(separator: ", "), sessions], "; ", columns: columns))
         let width = s.nameWidth
+        let showsCache = columns >= 100 + width
         print(
             "worker".padding(toLength: width, withPad: " ", startingAt: 0)
-                + "  state     pid     leased  busy  rows/step  cache MiB  sessions  depths 1…K")
+                + "  state     pid     leased  busy  rows/step"
+                + (showsCache ? "  cache MiB  sessions" : "") + "  depths 1…K")
         for stage in s.stages {
             if stage.workers.isEmpty { print("\(stage.name): no worker") }
             for w in stage.workers {
+                let cache = [String(format: "%9.1f", w.kv.residentMib), String(format: "%8d", w.kv.residentSessions)]
                 let fields = [
                     stage.label(of: w).padding(toLength: width, withPad: " ", startingAt: 0),
                     w.state.padding(toLength: 8, withPad: " ", startingAt: 0),
                     String(format: "%-6d", w.pid), String(format: "%6d", w.inFlight),
                     String(format: "%3.0f%%", w.busy * 100), String(format: "%9.1f", w.rowsPerStep),
-                    String(format: "%9.1f", w.kv.residentMib), String(format: "%8d", w.kv.residentSessions),
-                    w.depthHistogram.map(String.init).joined(separator: " "),
                 ]
-                print(fields.joined(separator: "  "))
+                let depths = w.depthHistogram.map(String.init).joined(separator: " ")
+                print((fields + (showsCache ? cache : []) + [depths]).joined(separator: "  "))
             }
         }
-        let c = s.counters
         let events: [(String, Float)] = [
             ("rejected", c.rejected), ("duplicates", c.duplicates), ("redeliveries", c.redeliveries),
             ("replays", c.replays), ("late results", c.lateResults), ("workers lost", c.workersLost),
             ("workers refused", c.workersRefused), ("unroutable", c.unroutable), ("malformed", c.malformed),
             ("slow clients", c.slowClients),
         ]
-        print("events: " + events.map { "\(number($0.1)) \($0.0)" }.joined(separator: ", "))
+        let counts = events.enumerated().map { "\($0 == 0 ? "events: " : "")\(number($1.1)) \($1.0)" }
+        print(joined(counts, ", ", columns: columns))
     }
 
     private func number(_ value: Float) -> String { String(Int(value)) }

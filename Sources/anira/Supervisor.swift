@@ -1,4 +1,5 @@
 import Foundation
+import KVStore
 import Logging
 
 /// Keeps child processes running: starts them, starts them again with back-off when they die, stops them in order.
@@ -65,7 +66,8 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
         do {
             try process.run()
         } catch {
-            log.error("cannot start \(running[index].child.name): \(error)")
+            let reason = String(cString: strerror(KVStoreError.errorNumber(of: error)))
+            log.error("cannot start \(running[index].child.name): \(reason)")
             running[index].process = nil
             failed = true
         }

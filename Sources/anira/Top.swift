@@ -51,13 +51,6 @@ struct Top: ParsableCommand {
     }
 }
 
-/// Columns of the terminal there; as many as one likes where there is none.
-func terminalColumns(_ descriptor: Int32) -> Int {
-    var size = winsize()
-    guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return .max }
-    return Int(size.ws_col)
-}
-
 /// Two looks at the suite as a table of what happened between them.
 struct TopTable {
     typealias Look = (time: UInt64, status: Anira_V1_SuiteStatus)
@@ -74,10 +67,13 @@ struct TopTable {
     var text: String {
         let s = after.status
         let done = (s.counters.completed - before.status.counters.completed) / seconds
+        let suite = [
+            "\(s.model.name), K = \(s.model.maxDepth), \(s.model.decider) decider",
+            "\(s.running) running, \(s.waiting) waiting, \(String(format: "%.1f", done)) requests/s",
+            counted(Int(s.sessions), "session"),
+        ]
         var lines = [
-            "\(s.model.name), K = \(s.model.maxDepth), \(s.model.decider) decider    "
-                + "\(s.running) running, \(s.waiting) waiting, \(String(format: "%.1f", done)) requests/s    "
-                + counted(Int(s.sessions), "session"),
+            joined(suite, "    ", columns: columns),
             "worker".padding(toLength: nameWidth, withPad: " ", startingAt: 0)
                 + "  state      wait  tokens/s  steps/s   rows   busy" + (showsBars ? "                  " : "")
                 + (showsCache ? "  cache MiB" : "") + "  depth 1…K",

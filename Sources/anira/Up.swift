@@ -39,7 +39,7 @@ struct Up: ParsableCommand {
         try checkpoint.validate()
         let data = URL(fileURLWithPath: service.data).standardizedFileURL.path
         try Environment.makeFolder(data)
-        let lock = try OwnerLock(path: "\(data)/suite.lock", what: "the data folder \(data)")
+        let lock = try OwnerLock(path: "\(data)/suite.lock", what: "the data folder \(data)", instead: "--data folder")
         if !keeping.memoryOnly { try Ledger.check(data: data, fingerprint: checkpoint.fingerprint) }
         let supervisor = Supervisor(log: service.log("up"))
         let signals = StopSignals(supervised: service.supervised) { supervisor.stop() }

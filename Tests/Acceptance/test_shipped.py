@@ -180,22 +180,54 @@ def test_generate_reads_standard_input_and_tells_when_it_cannot_write(mano, tmp_
         assert done.returncode == 1 and "File too large" in done.stderr, done
 
 
-def test_an_interrupted_generate_cancels_its_request(mano):
+@pytest.mark.parametrize("words, count", [
+    (("generate", "--tokens", "1,2,3"), 1),
+    (("eval", "--task", "mano", "--modulus", "7", "--rows", "4", "--sizes", "1,2"), 8)])
+def test_an_interrupted_command_cancels_its_requests(mano, words, count):
     suite, _ = mano
     (core,) = suite.workers()["core"]
-
-    def running():
-        return ask(suite.endpoint, {"id": fresh_id(), "status": {}}).content["running"]
-
     os.kill(core, signal.SIGSTOP)
     try:
-        process = subprocess.Popen([BINARY, "generate", "--endpoint", suite.endpoint, "--tokens", "1,2,3"])
-        wait_for(lambda: running() == 1, 10, "the request")
+        process = subprocess.Popen([BINARY, *words, "--endpoint", suite.endpoint])
+        wait_for(lambda: suite_status(suite)["running"] == count, 10, "the requests")
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
-        assert running() == 0
+        assert suite_status(suite)["running"] == 0
     finally:
         os.kill(core, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_generate_whose_reader_has_gone_cancels_its_request(tmp_path, more):
+    with Suite(ROOT / "checkpoints/lano-early", tmp_path) as suite:
+        (core,) = suite.workers()["core"]
+        os.kill(core, signal.SIGSTOP)
+        command = [BINARY, "generate", "--endpoint", suite.endpoint, "--tokens", "1,2,3", "--depth", "6",
+                   "--max-new-tokens", "500", *more]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_for(lambda: suite_status(suite)["running"] == 1, 10, "the request")
+        process.stdout.close()
+        os.kill(core, signal.SIGCONT)
+        assert (process.wait(20), process.stderr.read()) == (0, b"")
+        status = suite_status(suite)
+        assert (status["running"], status["counters"].get("completed", 0)) == (0, 0)
+
+
+@pytest.mark.parametrize("dial, policy", [
+    (("--depth", "2"), "fixed"), (("--threshold", "0.2"), "cdf"), (("--token-depths", "1,2,3,1"), "per_token")])
+def test_a_setting_of_the_depth_dial_says_its_policy(mano, dial, policy):
+    suite, _ = mano
+    command = [BINARY, "score", "--endpoint", suite.endpoint, "--tokens", "1,2,3,4", *dial]
+    alone, named = (subprocess.run(words, capture_output=True, text=True, timeout=30)
+                    for words in (command, [*command, "--policy", policy]))
+    assert (alone.returncode, alone.stdout) == (0, named.stdout), alone
+    other = "cdf" if policy != "cdf" else "fixed"
+    contradicted = subprocess.run([*command, "--policy", other], capture_output=True, text=True, timeout=30)
+    assert contradicted.returncode == 1 and "INVALID_ARGUMENT" in contradicted.stderr, contradicted
+
+
+def suite_status(suite):
+    return ask(suite.endpoint, {"id": fresh_id(), "status": {}}).content
 
 
 def test_the_client_times_out_when_nobody_answers(anira_client):

@@ -48,7 +48,7 @@ import Testing
         let store = try KVStore(configuration(path))
         #expect(throws: KVStoreError.self) { try KVStore(configuration(path)) }
         let error = #expect(throws: KVStoreError.self) {
-            try OwnerLock(path: "\(path)/owner.lock", what: "the store \(path)")
+            try OwnerLock(path: "\(path)/owner.lock", what: "the store \(path)", instead: "one")
         }
         #expect(error?.code == .owned)
         #expect("\(error!)".contains("process \(getpid()) "))

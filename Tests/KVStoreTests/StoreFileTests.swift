@@ -53,7 +53,9 @@ struct StoreFileTests {
         try child.run()
         child.waitUntilExit()
         #expect(child.terminationStatus == 1, "another process does not get the lock")
-        let error = #expect(throws: KVStoreError.self) { try OwnerLock(path: "\(bench.path)/owner.lock", what: "it") }
+        let error = #expect(throws: KVStoreError.self) {
+            try OwnerLock(path: "\(bench.path)/owner.lock", what: "it", instead: "one")
+        }
         #expect(error?.code == .owned)
         #expect(error.map { "\($0)".contains("process \(getpid()) ") } == true)
         bench.close()
