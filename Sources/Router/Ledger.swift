@@ -10,34 +10,28 @@ public final class Ledger: Sendable {
     init(data: String, fingerprint: String, durability: Durability) throws {
         environment = try Environment(
             path: "\(data)/router", access: .owner(durability), names: Self.names, mapBytes: 4 << 30)
-        let found = try Self.fingerprint(environment)
-        guard found == nil || found == fingerprint else {
-            throw Self.foreign(environment.path, found: found ?? "", expected: fingerprint)
-        }
+        try Self.refuse(environment, unlessOf: fingerprint)
         try environment.write { try $0.put("meta", Self.fingerprintKey, Array(fingerprint.utf8)) }
     }
 
     /// Throws when the data folder belongs to another model, before anything is started on it.
     public static func check(data: String, fingerprint: String) throws {
         guard FileManager.default.fileExists(atPath: "\(data)/router/data.mdb") else { return }
-        let environment = try Environment(path: "\(data)/router", access: .reader, names: names)
-        let found = try Self.fingerprint(environment)
-        guard found == nil || found == fingerprint else {
-            throw foreign(environment.path, found: found ?? "", expected: fingerprint)
-        }
+        try refuse(Environment(path: "\(data)/router", access: .reader, names: names), unlessOf: fingerprint)
     }
 
     private static let fingerprintKey = Array("fingerprint".utf8)
 
-    private static func fingerprint(_ environment: Environment) throws -> String? {
-        try environment.read { try $0.get("meta", fingerprintKey) { String(decoding: $0, as: UTF8.self) } }
-    }
-
-    private static func foreign(_ path: String, found: String, expected: String) -> KVStoreError {
-        KVStoreError(
-            .foreign, "use", path: path,
-            advice: "it was written with model \(found), this model is \(expected): "
-                + "choose another --data folder, or the model and --weights that wrote it")
+    /// One that holds nothing was made by a suite that was started with wrong options, and belongs to any model.
+    private static func refuse(_ environment: Environment, unlessOf fingerprint: String) throws {
+        try environment.read { txn in
+            let found = try txn.get("meta", fingerprintKey) { String(decoding: $0, as: UTF8.self) }
+            guard let found, found != fingerprint, try txn.count("sessions") + txn.count("results") > 0 else { return }
+            throw KVStoreError(
+                .foreign, "use", path: environment.path,
+                advice: "it was written with model \(found), this model is \(fingerprint): "
+                    + "choose another --data folder, or the model and --weights that wrote it")
+        }
     }
 
     func close() { environment.close() }

@@ -78,6 +78,16 @@ def test_a_store_of_another_model_is_refused_and_not_touched(models, tmp_path):
         assert client.generate([4], 4, session="kept")["usage"]["prompt_tokens"] == 1
 
 
+def test_a_data_folder_that_holds_nothing_belongs_to_any_model(models, tmp_path):
+    """A first start with the wrong model or --weights made a folder of no further use."""
+    data = tmp_path / "data"
+    for name, more in (("early", ()), ("latest", ()), ("latest", ("--weights", "int8"))):
+        with Suite(models(name).path, tmp_path / (name + str(len(more))), options=more, data=data):
+            pass
+    with Suite(models("early").path, tmp_path / "c", data=data) as suite, Dealer(suite.endpoint) as client:
+        assert client.generate([1, 2, 3], 4)["tokens"]
+
+
 @pytest.mark.parametrize("words", (
     ("nonsense",), ("up",), ("up", "--model"), ("up", "--model", "x", "--nonsense"),
     ("up", "--model", "x", "--cores", "many"), ("up", "--model", "x", "--cores", "0"), ("kv", "nonsense"),

@@ -22,7 +22,8 @@ import Testing
     }
 
     @Test func anotherModelsStoreThatHoldsNothingIsTakenOver() throws {
-        try KVStore(configuration(path, fingerprint: "model-a-int8")).close()
+        let other = CacheShape(layers: 3, width: 8, maxEntries: 5)
+        try KVStore(configuration(path, shape: other, fingerprint: "model-b-int8")).close()
         let store = try KVStore(configuration(path))
         try store.write(1, [1, 2])
         store.close()
@@ -38,8 +39,10 @@ import Testing
     }
 
     @Test func anotherShapeIsRefused() throws {
-        try KVStore(configuration(path)).close()
         let other = CacheShape(layers: 2, width: 8, maxEntries: 4)
+        let store = try KVStore(configuration(path))
+        try store.write(1, [1, 2])
+        store.close()
         let error = #expect(throws: KVStoreError.self) { try KVStore(configuration(path, shape: other)) }
         #expect("\(error!)".contains("width is 6") && "\(error!)".contains("is 8"))
     }
