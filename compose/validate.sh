@@ -3,8 +3,9 @@
 #   compose/validate.sh [python]        python: one that has the PyPI package compose-spec (default: python3)
 # Exit code 0: valid. It also proves that the checker would have noticed a misspelt key.
 set -eu
+python=$(command -v "${1:-python3}" || echo "${1:-python3}")
+case $python in /*) ;; *) python=$PWD/$python ;; esac
 cd "$(dirname "$0")"
-python=${1:-python3}
 
 "$python" -c 'import compose_spec' 2>/dev/null || {
     echo "validate.sh: $python has no compose-spec; try: python3 -m venv V && V/bin/pip install compose-spec==0.2.1 && $0 V/bin/python" >&2

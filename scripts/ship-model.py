@@ -68,12 +68,13 @@ def card(name, run, config, found, parameters):
     kind = {"early": "ANIRA-E", "online": "ANIRA-O"}[run["variant"]]
     options = ", ".join(f"{key} {value}" for key, value in run["taskOptions"].items() if value not in (None, False))
     total = found["adaptive"]["total"]
+    start = f", started from `{run['startedFrom']}`" if "startedFrom" in run else ""
     lines = [
         f"# {run['task'].upper()}, {kind}", "",
         f"{parameters:,} parameters, H = {config['hidden_size']}, I = {config['intermediate_size']}, "
         f"{config['num_attention_heads']} heads, K = {config['max_depth']}. Task options: {options or 'none'} "
         f"(docs/tasks.md). Trained by `anira train` with `runs/{name}/train.sh`: {run['steps']:,} steps of "
-        f"{run['batch']} rows, λ = {run['lambda']:g}, γ = {run['gamma']:g}; the record is `runs/{name}/metrics.jsonl`.",
+        f"{run['batch']} rows, λ = {run['lambda']:g}, γ = {run['gamma']:g}{start}; the record is `runs/{name}/metrics.jsonl`.",
         "",
         f"Measured by `anira eval` on {found['rows']:,} rows of the test split, whose instances occur in no training row "
         f"(`runs/{name}/evaluation.json`). Depths are the model's own; the depth of an answer is that of the position "

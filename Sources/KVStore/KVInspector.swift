@@ -28,7 +28,7 @@ public final class KVInspector {
         public var request: String
         public var positions: Int
         /// Positions by number of entries: index 0 counts those with one.
-        public var depthHistogram: [Int]
+        public var positionsByEntries: [Int]
         public var meanEntries: Double
         public var bytes: Int
         /// Bytes if every position kept all entries.
@@ -142,7 +142,7 @@ public final class KVInspector {
                 sessions.append(
                     Session(
                         id: id, name: stored.info.name, request: stored.info.request, positions: positions,
-                        depthHistogram: found.counts,
+                        positionsByEntries: found.counts,
                         meanEntries: positions > 0 ? Double(entries) / Double(positions) : 0,
                         bytes: found.bytes,
                         fullDepthBytes: positions

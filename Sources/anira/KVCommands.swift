@@ -57,7 +57,8 @@ struct KVStat: ParsableCommand {
 
 struct KVSessions: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "sessions", abstract: "Each session's length, depth histogram and bytes.")
+        commandName: "sessions", abstract: "Each session's length, bytes, and how many positions keep how many entries."
+    )
     @OptionGroup var options: StoreOptions
 
     func run() throws {
@@ -71,7 +72,7 @@ struct KVSessions: ParsableCommand {
             for s in sessions {
                 let share = s.fullDepthBytes > 0 ? Double(s.bytes) / Double(s.fullDepthBytes) : 0
                 let label = s.name.isEmpty ? "(\(s.request))" : s.name
-                let histogram = s.depthHistogram.map(String.init).joined(separator: " ")
+                let histogram = s.positionsByEntries.map(String.init).joined(separator: " ")
                 print(
                     String(format: "  %-8llu  %9d  %12.2f  %12.0f%%  ", s.id, s.positions, s.meanEntries, share * 100)
                         + histogram.padding(toLength: max(15, histogram.count), withPad: " ", startingAt: 0) + "  "

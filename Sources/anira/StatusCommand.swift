@@ -65,6 +65,7 @@ struct StatusCommand: ParsableCommand {
                 let depths = w.depthHistogram.map(String.init).joined(separator: " ")
                 print((fields + (showsCache ? cache : []) + [depths]).joined(separator: "  "))
             }
+            if stage.queued > 0 { print("\(counted(Int(stage.queued), "item")) queued for the \(stage.name)") }
         }
         let events: [(String, Float)] = [
             ("rejected", c.rejected), ("duplicates", c.duplicates), ("redeliveries", c.redeliveries),

@@ -81,7 +81,7 @@ struct TopTable {
         for stage in s.stages {
             if stage.workers.isEmpty { lines.append("\(stage.name): no worker") }
             for worker in stage.workers { lines.append(line(worker, of: stage)) }
-            if stage.queued > 0 { lines.append("            \(stage.queued) items queued for the \(stage.name)") }
+            if stage.queued > 0 { lines.append("\(counted(Int(stage.queued), "item")) queued for the \(stage.name)") }
         }
         return lines.joined(separator: "\n")
     }

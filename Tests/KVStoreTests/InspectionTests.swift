@@ -90,7 +90,7 @@ import Testing
         #expect(summary.recordBytes == 4 * 16 + 10 * 24 * 4)
         let sessions = try inspector.sessions()
         #expect(sessions.map(\.name) == ["tea", ""])
-        #expect(sessions[0].depthHistogram == [1, 1, 1, 0])
+        #expect(sessions[0].positionsByEntries == [1, 1, 1, 0])
         #expect(sessions[0].meanEntries == 2)
         #expect(sessions[0].bytes == 3 * 16 + 6 * 24 * 4)
         #expect(sessions[0].fullDepthBytes == 3 * (16 + 4 * 24 * 4))

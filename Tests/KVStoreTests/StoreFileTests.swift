@@ -27,7 +27,7 @@ struct StoreFileTests {
         try FileManager.default.createDirectory(atPath: copy, withIntermediateDirectories: true)
         _ = try bench.stock("mdb_copy", ["-c", bench.path, copy])
         let inspector = try KVInspector(path: copy)
-        #expect(try inspector.sessions().map(\.depthHistogram) == [[1, 0, 1, 0, 1]])
+        #expect(try inspector.sessions().map(\.positionsByEntries) == [[1, 0, 1, 0, 1]])
         #expect(try inspector.sessions().map(\.name) == ["tea"])
         #expect(try inspector.verify().problems.isEmpty)
     }
