@@ -66,7 +66,8 @@ let package = Package(
         .testTarget(name: "KVStoreTests", dependencies: ["KVStore", "Kernels", "TestKit"]),
         .testTarget(name: "ProtoTests", dependencies: ["Messaging", "Proto", "Router", "TestKit", protobuf]),
         .testTarget(
-            name: "RouterTests", dependencies: ["Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
+            name: "RouterTests",
+            dependencies: ["KVStore", "Messaging", "Model", "Proto", "Router", "TestKit", logging, protobuf]),
         .testTarget(
             name: "TrainingTests",
             dependencies: ["Analysis", "Engine", "Kernels", "Model", "Proto", "Tasks", "TestKit", "Training"]),

@@ -63,7 +63,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         case .owner:
             try Self.makeFolder(path)
             lock = try OwnerLock(
-                path: "\(path)/owner.lock", what: "the store \(path)", instead: "--name or --data folder")
+                path: "\(path)/owner.lock", what: "the store \(path)", instead: "name or data folder")
         case .reader:
             lock = nil
             guard FileManager.default.fileExists(atPath: "\(path)/data.mdb") else {

@@ -45,7 +45,7 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
             } else if damaged.contains(result) {
                 (.damaged, "data.mdb is damaged: restore a copy or move it away")
             } else {
-                (.system, "")
+                (.system, "if it comes again, data.mdb may be damaged: restore a copy or move it away")
             }
         self.init(code, attempted, path: path, result: result, advice: advice)
     }

@@ -75,17 +75,17 @@ enum Key {
 ///
 /// | offset | bytes | |
 /// |---|---|---|
-/// | 0 | 1 | version, 1 |
+/// | 0 | 1 | version, 2 |
 /// | 1 | 1 | stored type: 0 f32, 1 f16, 2 bf16 |
 /// | 2 | 1 | entries |
 /// | 3 | 1 | layers |
 /// | 4 | 4 | width, little-endian |
-/// | 8 | 4 | crc32c of bytes 0–7 and of the floats, little-endian |
+/// | 8 | 4 | crc32c of the key up to the deepest entry (version 1: without), of bytes 0–7 and of the floats, little-endian |
 /// | 12 | 4 | 0 |
 /// | 16 | … | entries × layers × 2 × width floats, little-endian |
 enum Record {
     static let headerBytes = 16
-    static let version: UInt8 = 1
+    static let version: UInt8 = 2
     /// Most bytes that a key takes over.
     static let longestEnd = 256
 
@@ -108,7 +108,7 @@ enum Record {
 
     /// Writes a whole record to `raw`, which has room for it. entry: where the entry of an index is.
     fileprivate static func encode(
-        _ entries: Int, _ shape: CacheShape, _ type: StoredType, to raw: UnsafeMutableRawBufferPointer,
+        _ entries: Int, _ shape: CacheShape, _ type: StoredType, keySum: UInt32, to raw: UnsafeMutableRawBufferPointer,
         entry: (Int) -> UnsafeRawPointer
     ) {
         (raw[0], raw[1], raw[2], raw[3]) = (version, type.code, UInt8(entries), UInt8(shape.layers))
@@ -118,12 +118,14 @@ enum Record {
         for index in 0..<entries {
             (raw.baseAddress! + headerBytes + index * size).copyMemory(from: entry(index), byteCount: size)
         }
-        let sum = checksum(UnsafeRawBufferPointer(raw), end: UnsafeRawBufferPointer(start: nil, count: 0))
+        let sum = checksum(keySum, UnsafeRawBufferPointer(raw), end: UnsafeRawBufferPointer(start: nil, count: 0))
         raw.storeBytes(of: sum.littleEndian, toByteOffset: 8, as: UInt32.self)
     }
 
-    private static func checksum(_ bytes: UnsafeRawBufferPointer, end: UnsafeRawBufferPointer) -> UInt32 {
-        let header = anira_crc32c(0, bytes.baseAddress, 8)
+    private static func checksum(
+        _ keySum: UInt32, _ bytes: UnsafeRawBufferPointer, end: UnsafeRawBufferPointer
+    ) -> UInt32 {
+        let header = anira_crc32c(keySum, bytes.baseAddress, 8)
         let floats = anira_crc32c(header, bytes.baseAddress! + headerBytes, bytes.count - headerBytes)
         return anira_crc32c(floats, end.baseAddress, end.count)
     }
@@ -168,7 +170,9 @@ enum Record {
     ) -> Result<View, RecordDamage> {
         let end = UnsafeRawBufferPointer(rebasing: key.dropFirst(Key.recordBytes))
         guard bytes.count >= headerBytes else { return .failure("\(bytes.count) bytes are no record") }
-        guard bytes[0] == version else { return .failure("record version \(bytes[0]), expected \(version)") }
+        guard (1...version).contains(bytes[0]) else {
+            return .failure("record version \(bytes[0]), expected \(version)")
+        }
         guard Int(bytes[1]) < StoredType.allCases.count else { return .failure("unknown stored type \(bytes[1])") }
         let type = StoredType.allCases[Int(bytes[1])]
         let entries = Int(bytes[2])
@@ -180,7 +184,10 @@ enum Record {
             bytes.count + end.count == headerBytes + entries * shape.rowFloats * type.size
         else { return .failure("its shape or size does not fit the store's") }
         let stored = UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
-        guard stored == checksum(bytes, end: end) else { return .failure("its checksum does not match its bytes") }
+        let keySum = bytes[0] == 1 ? 0 : anira_crc32c(0, key.baseAddress, Key.recordBytes)
+        guard stored == checksum(keySum, bytes, end: end) else {
+            return .failure("its checksum does not match its key and bytes")
+        }
         return .success(View(entries: entries, type: type, bytes: bytes, end: end))
     }
 }
@@ -200,8 +207,11 @@ struct KeyedRecord: Sendable {
         valueBytes = count - end
         memory = [UInt8](unsafeUninitializedCapacity: count + Key.recordBytes) { out, initialized in
             let raw = UnsafeMutableRawBufferPointer(out)
-            Record.encode(
-                entries, shape, type, to: UnsafeMutableRawBufferPointer(rebasing: raw[..<count]), entry: entry)
+            let record = UnsafeMutableRawBufferPointer(rebasing: raw[..<count])
+            // The key for its checksum first: behind the record, whose end then moves there.
+            Key.write(session, position, deepest: entries - 1, to: raw.baseAddress! + count)
+            let keySum = anira_crc32c(0, raw.baseAddress! + count, Key.recordBytes)
+            Record.encode(entries, shape, type, keySum: keySum, to: record, entry: entry)
             let key = raw.baseAddress! + (count - end)
             memmove(key + Key.recordBytes, key, end)
             Key.write(session, position, deepest: entries - 1, to: key)

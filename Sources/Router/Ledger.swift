@@ -38,21 +38,24 @@ public final class Ledger: Sendable {
 
     func contents() throws -> LedgerContents {
         var contents = LedgerContents()
-        let decoder = PropertyListDecoder()
         try environment.read { txn in
             try txn.scan("sessions", from: []) { key, value in
-                let record = try decoder.decode(SessionRecord.self, from: Data(value))
-                contents.sessions[String(decoding: key, as: UTF8.self)] = record
+                let name = String(decoding: key, as: UTF8.self)
+                contents.sessions[name] = try decode(SessionRecord.self, value, key, "the session '\(name)'")
                 return true
             }
-            try txn.scan("results", from: []) { _, value in
-                contents.results.append(try decoder.decode(ResultRecord.self, from: Data(value)))
+            try txn.scan("results", from: []) { key, value in
+                contents.results.append(try decode(ResultRecord.self, value, key, "a remembered answer"))
                 return true
             }
             let stored = try txn.get("meta", Array("next_session".utf8)) { String(decoding: $0, as: UTF8.self) }
             contents.nextSession = stored.flatMap { UInt64($0) } ?? 1
-            let owed = try txn.get("meta", Array("owed_drops".utf8)) { Data($0) }
-            contents.owedDrops = try owed.map { try decoder.decode([String: [UInt64]].self, from: $0) } ?? [:]
+            contents.owedDrops =
+                try txn.get("meta", Self.owedKey) { value in
+                    try Self.owedKey.withUnsafeBytes {
+                        try decode([String: [UInt64]].self, value, $0, "drops owed to workers")
+                    }
+                } ?? [:]
         }
         return contents
     }
@@ -63,8 +66,8 @@ public final class Ledger: Sendable {
     }
 
     func put(owedDrops: [String: [UInt64]]) throws {
-        let value = try Self.encode(owedDrops)
-        try environment.write { try $0.put("meta", Array("owed_drops".utf8), value) }
+        let value = try Self.encode(owedDrops, key: Self.owedKey)
+        try environment.write { try $0.put("meta", Self.owedKey, value) }
     }
 
     /// All of it, or nothing.
@@ -72,12 +75,14 @@ public final class Ledger: Sendable {
         let encoded = try endings.map { ending in
             // By arrival, so that the oldest go first.
             let answer = try ending.answer.map { answer in
-                (key: withUnsafeBytes(of: answer.number.bigEndian) { Array($0) }, value: try Self.encode(answer))
+                let key = withUnsafeBytes(of: answer.number.bigEndian) { Array($0) }
+                return (key: key, value: try Self.encode(answer, key: key))
             }
-            return (
-                answer,
-                session: try ending.session.map { (Array($0.name.utf8), try $0.record.map { try Self.encode($0) }) }
-            )
+            let session = try ending.session.map { session in
+                let key = Array(session.name.utf8)
+                return (key, try session.record.map { try Self.encode($0, key: key) })
+            }
+            return (answer, session)
         }
         try environment.write { txn in
             for (answer, session) in encoded {
@@ -96,9 +101,27 @@ public final class Ledger: Sendable {
         }
     }
 
-    private static func encode(_ value: some Encodable) throws -> [UInt8] {
+    private static let owedKey = Array("owed_drops".utf8)
+
+    private static func encode(_ value: some Encodable, key: [UInt8]) throws -> [UInt8] {
         let encoder = PropertyListEncoder()
         encoder.outputFormat = .binary
-        return Array(try encoder.encode(value))
+        return Sealed.seal(try encoder.encode(value), key: key)
+    }
+
+    /// what: named in the error.
+    private func decode<Value: Decodable>(
+        _ type: Value.Type, _ bytes: UnsafeRawBufferPointer, _ key: UnsafeRawBufferPointer, _ what: String
+    ) throws -> Value {
+        // Those of earlier releases have no checksum.
+        let value = bytes.starts(with: "bplist00".utf8) ? Data(bytes) : Sealed.open(bytes, key: key)
+        do {
+            if let value { return try PropertyListDecoder().decode(type, from: value) }
+        } catch is DecodingError {
+            // Damaged as well.
+        }
+        throw KVStoreError(
+            .damaged, "read \(what) in", path: environment.path,
+            advice: "data.mdb is damaged: restore a copy or move it away, which forgets answers and sessions")
     }
 }

@@ -55,7 +55,7 @@ public struct Admission {
         } catch let error as KVStoreError where error.code == .full && busy {
             return .wait
         } catch {
-            return refuse(work, .storeFull, "\(error)")
+            return refuse(work, ErrorCode(of: error), "\(error)")
         }
         if store.extend(session: item.session, by: count) {
             return .admitted(AdmittedItem(work: work, admitted: monotonicNanoseconds()))
@@ -87,4 +87,9 @@ public struct Admission {
             $0.count = work.item.count
         }
     }
+}
+
+extension ErrorCode {
+    /// How a request ends whose store failed so: only what makes room helps against a full one.
+    init(of error: any Error) { self = (error as? KVStoreError)?.code == .full ? .storeFull : .internal }
 }

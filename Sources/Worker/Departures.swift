@@ -82,7 +82,7 @@ public struct Departures {
             outcome.item.storeUs = Float(monotonicNanoseconds() - done) / 1000
             if let error {
                 outcome.tensor = nil
-                outcome.item.failure.code = ErrorCode.storeFull.rawValue
+                outcome.item.failure.code = ErrorCode(of: error).rawValue
                 outcome.item.failure.message = "\(error)"
             }
             post(outcome)

@@ -1,4 +1,5 @@
 import Foundation
+import Kernels
 import Testing
 
 @testable import KVStore
@@ -29,6 +30,41 @@ import Testing
         let store = try KVStore(configuration(path))
         defer { store.close() }
         #expect(try store.resume(1, at: 4) == .needContext(from: 2))
+        #expect(store.shows(1, [2, 2]))
+    }
+
+    /// Pages that came back from earlier, or in one another's place, hold records that are whole.
+    @Test func aRecordUnderAnotherPositionsKeyIsReportedAndNeverServed() throws {
+        try stored([2, 2, 2])
+        let keys = [1, 2].map { Key.record(1, $0, deepest: 1) }
+        try edit(path) { txn in
+            let values = try keys.map { try #require(try txn.get("kv", $0)) }
+            for (key, value) in zip(keys, values.reversed()) { try txn.put("kv", key, value) }
+        }
+        #expect(try KVInspector(path: path).verify().problems.map(\.position) == [1, 2])
+        let store = try KVStore(configuration(path))
+        defer { store.close() }
+        #expect(try store.resume(1, at: 3) == .needContext(from: 1))
+    }
+
+    @Test func recordsOfTheFirstVersionAreRead() throws {
+        try stored([2, 2])
+        try edit(path) { txn in
+            for position in 0..<2 {
+                let key = Key.record(1, position, deepest: 1)
+                var value = try #require(try txn.get("kv", key))
+                value[0] = 1
+                let sum = value.withUnsafeBytes {
+                    anira_crc32c(anira_crc32c(0, $0.baseAddress, 8), $0.baseAddress! + 16, $0.count - 16)
+                }
+                value.replaceSubrange(8..<12, with: withUnsafeBytes(of: sum.littleEndian) { Array($0) })
+                try txn.put("kv", key, value)
+            }
+        }
+        #expect(try KVInspector(path: path).verify().problems.isEmpty)
+        let store = try KVStore(configuration(path))
+        defer { store.close() }
+        #expect(try store.resume(1, at: 2) == .ready)
         #expect(store.shows(1, [2, 2]))
     }
 

@@ -42,7 +42,7 @@ import Testing
                 "00000000000001020000000003",
             ])
         // Header: version 1, f32, 3 entries, 2 layers, width 6.
-        #expect(lines[3].hasPrefix(" 0100030206000000"))
+        #expect(lines[3].hasPrefix(" 0200030206000000"))
     }
 
     @Test func metaIsReadableText() throws {

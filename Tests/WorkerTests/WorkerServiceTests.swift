@@ -12,6 +12,15 @@ import Testing
 /// A worker over real sockets, with a stage that only remembers; the test is its Router.
 @Suite("A worker over its sockets")
 struct WorkerServiceTests {
+    /// A damaged store was told as a full one, which clients try again for ever.
+    @Test func onlyAStoreWithoutRoomIsStoreFull() {
+        for (code, expected) in [
+            (KVStoreError.Code.full, ErrorCode.storeFull), (.system, .internal), (.damaged, .internal),
+        ] {
+            #expect(ErrorCode(of: KVStoreError(code, "commit to", path: "x")) == expected)
+        }
+    }
+
     /// Request numbers of what a stage was given.
     private final class Seen: Sendable {
         let requests = Mutex<[UInt64]>([])
