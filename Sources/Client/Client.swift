@@ -64,7 +64,8 @@ public final class Client {
     /// Queues a request; its replies come through `receive`.
     public func send(_ request: ClientRequest) throws {
         let body: [UInt8] = try request.serializedBytes()
-        let opened = OpenRequest(number: sent, body: Frame(body), endsAtOnce: request.isAnsweredAtOnce)
+        let opened = OpenRequest(
+            number: sent, body: Frame(body), endsAtOnce: request.isAnsweredAtOnce, runs: request.runs)
         try send(opened)
         open[request.id] = opened
         sent += 1
@@ -122,10 +123,10 @@ public final class Client {
         return reply
     }
 
-    /// Cancels all requests without an ending; waits for their endings so long at most.
+    /// Cancels every `generate` and `score` without an ending; waits for their endings so long at most.
     public func cancelOpen(seconds: Double) throws {
         guard isConnected else { return }
-        for id in open.filter({ !$0.value.endsAtOnce }).keys {
+        for id in open.filter({ $0.value.runs }).keys {
             try send(
                 .with {
                     $0.id = "\(id)-cancel"
@@ -133,7 +134,7 @@ public final class Client {
                 })
         }
         let deadline = monotonicNanoseconds() + UInt64(seconds * 1e9)
-        while !open.isEmpty {
+        while open.values.contains(where: \.runs) {
             let now = monotonicNanoseconds()
             guard now < deadline, try receiveIfAny(seconds: Double(deadline - now) / 1e9) != nil else {
                 throw ClientError.noMore(seconds: seconds)
@@ -169,11 +170,13 @@ private struct OpenRequest {
     let body: Frame
     /// Whether `accepted` is the whole answer.
     let endsAtOnce: Bool
+    /// Whether it can be cancelled.
+    let runs: Bool
     private var isAccepted = false
     private var tokens: Int32 = 0
 
-    init(number: Int, body: Frame, endsAtOnce: Bool) {
-        (self.number, self.body, self.endsAtOnce) = (number, body, endsAtOnce)
+    init(number: Int, body: Frame, endsAtOnce: Bool, runs: Bool) {
+        (self.number, self.body, self.endsAtOnce, self.runs) = (number, body, endsAtOnce, runs)
     }
 
     /// Whether a reply says something that was not said over an earlier connection; notes it. A token that does not
@@ -193,6 +196,14 @@ private struct OpenRequest {
 }
 
 extension ClientRequest {
+    /// Whether it takes the model's time, until it ends or is cancelled.
+    fileprivate var runs: Bool {
+        switch operation {
+        case .generate, .score: true
+        case .cancel, .dropSession, .result, .status, .models, nil: false
+        }
+    }
+
     /// Whether `accepted` is the whole answer.
     fileprivate var isAnsweredAtOnce: Bool {
         switch operation {

@@ -4,7 +4,7 @@ import KVStore
 /// The Router's memory across restarts: named sessions and the answers to finished requests, in an LMDB environment
 /// of its own (`data/router`). Written per finished request, its answer and its session at once, never per token.
 public final class Ledger: Sendable {
-    private static let names = ["meta", "sessions", "results"]
+    static let names = ["meta", "sessions", "results"]
     private let environment: Environment
 
     init(data: String, fingerprint: String, durability: Durability) throws {
@@ -41,21 +41,19 @@ public final class Ledger: Sendable {
         try environment.read { txn in
             try txn.scan("sessions", from: []) { key, value in
                 let name = String(decoding: key, as: UTF8.self)
-                contents.sessions[name] = try decode(SessionRecord.self, value, key, "the session '\(name)'")
+                contents.sessions[name] = try decode(SessionRecord.self, value, Array(key), "the session '\(name)'")
                 return true
             }
             try txn.scan("results", from: []) { key, value in
-                contents.results.append(try decode(ResultRecord.self, value, key, "a remembered answer"))
+                contents.results.append(try decode(ResultRecord.self, value, Array(key), "a remembered answer"))
                 return true
             }
             let stored = try txn.get("meta", Array("next_session".utf8)) { String(decoding: $0, as: UTF8.self) }
             contents.nextSession = stored.flatMap { UInt64($0) } ?? 1
-            contents.owedDrops =
-                try txn.get("meta", Self.owedKey) { value in
-                    try Self.owedKey.withUnsafeBytes {
-                        try decode([String: [UInt64]].self, value, $0, "drops owed to workers")
-                    }
-                } ?? [:]
+            let owed = try txn.get("meta", Self.owedKey) {
+                try decode([String: [UInt64]].self, $0, Self.owedKey, "drops owed to workers")
+            }
+            contents.owedDrops = owed ?? [:]
         }
         return contents
     }
@@ -111,17 +109,14 @@ public final class Ledger: Sendable {
 
     /// what: named in the error.
     private func decode<Value: Decodable>(
-        _ type: Value.Type, _ bytes: UnsafeRawBufferPointer, _ key: UnsafeRawBufferPointer, _ what: String
+        _ type: Value.Type, _ bytes: UnsafeRawBufferPointer, _ key: [UInt8], _ what: String
     ) throws -> Value {
-        // Those of earlier releases have no checksum.
-        let value = bytes.starts(with: "bplist00".utf8) ? Data(bytes) : Sealed.open(bytes, key: key)
-        do {
-            if let value { return try PropertyListDecoder().decode(type, from: value) }
-        } catch is DecodingError {
-            // Damaged as well.
-        }
-        throw KVStoreError(
+        let damage = KVStoreError(
             .damaged, "read \(what) in", path: environment.path,
             advice: "data.mdb is damaged: restore a copy or move it away, which forgets answers and sessions")
+        // Those of earlier releases have no checksum.
+        let value = bytes.starts(with: "bplist00".utf8) ? Data(bytes) : Sealed.open(bytes, key: key)
+        guard let value else { throw damage }
+        do { return try PropertyListDecoder().decode(type, from: value) } catch { throw damage }
     }
 }

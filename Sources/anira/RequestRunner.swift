@@ -56,13 +56,9 @@ final class RequestRunner {
                 }
             }
         } else {
-            try ask(requests, onReply)
+            let client = try Client(endpoint: endpoint ?? "", context: Context())
+            try cancelling(client) { try ask(client, requests, onReply) }
         }
-    }
-
-    private func ask(_ requests: [ClientRequest], _ onReply: (Int, ClientReply, [Frame]) throws -> Void) throws {
-        let client = try Client(endpoint: endpoint ?? "", context: Context())
-        try cancelling(client) { try ask(client, requests, onReply) }
     }
 
     private func ask(

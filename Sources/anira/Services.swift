@@ -265,7 +265,7 @@ struct RouterCommand: ParsableCommand {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP stop the service cleanly; a supervised one leaves the last two, which a terminal sends to all, to
+/// SIGTERM, SIGINT and SIGHUP stop what runs cleanly; a supervised service leaves the last two, which a terminal sends to all, to
 /// its supervisor, and ends at once when that is killed.
 final class StopSignals {
     private var sources: [any DispatchSourceProtocol] = []

@@ -73,7 +73,8 @@ struct StatusCommand: ParsableCommand {
             ("workers refused", c.workersRefused), ("unroutable", c.unroutable), ("malformed", c.malformed),
             ("slow clients", c.slowClients),
         ]
-        let counts = events.enumerated().map { "\($0 == 0 ? "events: " : "")\(number($1.1)) \($1.0)" }
+        var counts = events.map { "\(number($0.1)) \($0.0)" }
+        counts[0] = "events: " + counts[0]
         print(joined(counts, ", ", columns: columns))
     }
 

@@ -66,7 +66,8 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
         do {
             try process.run()
         } catch {
-            let reason = String(cString: strerror(KVStoreError.errorNumber(of: error)))
+            let number = KVStoreError.errorNumber(of: error)
+            let reason = number == 0 ? "\(error)" : String(cString: strerror(number))
             log.error("cannot start \(running[index].child.name): \(reason)")
             running[index].process = nil
             failed = true

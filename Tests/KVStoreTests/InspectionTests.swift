@@ -41,7 +41,7 @@ import Testing
                 "00000000000000010000000000", "00000000000000010000000102", "00000000000000010000000201",
                 "00000000000001020000000003",
             ])
-        // Header: version 1, f32, 3 entries, 2 layers, width 6.
+        // Header: version 2, f32, 3 entries, 2 layers, width 6.
         #expect(lines[3].hasPrefix(" 0200030206000000"))
     }
 

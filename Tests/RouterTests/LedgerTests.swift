@@ -23,7 +23,7 @@ import Testing
     /// Changes the raw values of a database.
     private func edit(_ name: String, _ change: ([UInt8]) -> [UInt8]) throws {
         let environment = try Environment(
-            path: "\(data)/router", access: .owner(.process), names: ["meta", "sessions", "results"])
+            path: "\(data)/router", access: .owner(.process), names: Ledger.names)
         defer { environment.close() }
         try environment.write { txn in
             var found: [(key: [UInt8], value: [UInt8])] = []
@@ -58,6 +58,17 @@ import Testing
         let error = #expect(throws: KVStoreError.self) { try ledger.contents() }
         #expect(error?.code == .damaged)
         #expect(error.map { "\($0)".contains("\(data)/router") } ?? false)
+    }
+
+    /// Without a checksum only what no longer decodes is found; that ended the start with the decoder's own words.
+    @Test(arguments: ["sessions", "results", "meta"])
+    func aDamagedValueOfAnEarlierReleaseIsRefusedNamingTheStore(database: String) throws {
+        try written()
+        try edit(database) { Array($0.dropFirst(4).dropLast(20)) }
+        let ledger = try ledger()
+        defer { ledger.close() }
+        let error = #expect(throws: KVStoreError.self) { try ledger.contents() }
+        #expect(error?.code == .damaged)
     }
 
     @Test func valuesOfEarlierReleasesAreRead() throws {
