@@ -11,21 +11,53 @@ public enum Durability: String, Sendable, Codable {
     case power
 }
 
-/// LMDB follows what a page says without a check: where data.mdb is damaged, the process dies by a signal. Within `body` it
-/// says on standard error which store that was, and ends with status 1.
-private struct LastWords {
-    private let text: UnsafeMutablePointer<CChar>
+/// What becomes of a `data.mdb` that is damaged in LMDB's own pages.
+public enum Damage: Sendable {
+    /// It stays: what it holds is nowhere else.
+    case stays
+    /// What it holds can be computed again: it becomes `data.mdb.damaged`, in place of an earlier one, and the process ends
+    /// with `Environment.setAsideStatus`, so that the next start finds an empty store.
+    case isSetAside
+}
 
-    init(path: String) {
-        text = strdup("Error: cannot read the store \(path): data.mdb is damaged; restore a copy or move it away\n")
+/// LMDB follows what a page says without a check: where data.mdb is damaged, the process dies by a signal. Within `during` it
+/// says on standard error which store that was, and ends as `Damage` tells.
+private final class LastWords: @unchecked Sendable {  // never changes
+    private let words = UnsafeMutablePointer<anira_last_words>.allocate(capacity: 1)
+
+    /// cause: what a fault in memory means.
+    init(path: String, cause: String = "data.mdb is damaged", damage: Damage = .stays) {
+        let (file, aside) = ("\(path)/data.mdb", "\(path)/data.mdb.damaged")
+        let text = "Error: cannot read the store \(path): \(cause)"
+        words.initialize(to: anira_last_words())
+        words.pointee.text = UnsafePointer(strdup("\(text); restore a copy or move it away\n"))
+        guard damage == .isSetAside else { return }
+        words.pointee.file = UnsafePointer(strdup(file))
+        words.pointee.aside = UnsafePointer(strdup(aside))
+        words.pointee.lock = UnsafePointer(strdup("\(path)/lock.mdb"))
+        words.pointee.aside_text = UnsafePointer(
+            strdup("\(text) and is \(aside) now; at the next start what it held is computed again\n"))
     }
 
-    func release() { free(text) }
+    deinit {
+        let w = words.pointee
+        for text in [w.text, w.file, w.aside, w.lock, w.aside_text] { free(UnsafeMutablePointer(mutating: text)) }
+        words.deallocate()
+    }
 
-    func during<R>(_ body: () throws -> R) rethrows -> R {
-        let earlier = anira_last_words(text)
+    func during<R>(_ body: () throws -> R) throws -> R {
+        let earlier = anira_last_words(words)
         defer { _ = anira_last_words(earlier) }
-        return try body()
+        return try orLeave(body)
+    }
+
+    /// The same for what LMDB finds damaged by itself.
+    func orLeave<R>(_ body: () throws -> R) throws -> R {
+        do {
+            return try body()
+        } catch let error as KVStoreError where error.code == .damaged && words.pointee.aside != nil {
+            anira_leave(words)
+        }
     }
 }
 
@@ -38,6 +70,9 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         /// Reads beside a live owner, or at rest.
         case reader
     }
+
+    /// Exit status of a process that has set a damaged file aside: to start it again helps.
+    public static let setAsideStatus = Int32(ANIRA_SET_ASIDE_STATUS)
 
     public let path: String
     private let env: OpaquePointer
@@ -52,7 +87,9 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
     public let pageBytes: Int
 
     /// path: folder of data.mdb. names: the named databases. mapBytes: address space reserved at first.
-    public init(path: String, access: Access, names: [String], mapBytes: Int = 64 << 30) throws {
+    public init(
+        path: String, access: Access, names: [String], mapBytes: Int = 64 << 30, damage: Damage = .stays
+    ) throws {
         self.path = path
         guard Self.open.withLock({ $0.insert(path).inserted }) else {
             throw KVStoreError(.owned, "open a second time in this process", path: path)
@@ -70,17 +107,20 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
                 throw KVStoreError(.notFound, "open", path: path, advice: "there is no data.mdb in it")
             }
         }
-        let words = LastWords(path: path)
-        defer { if !succeeded { words.release() } }
-        env = try words.during { try Self.openEnvironment(path, access, mapBytes: mapBytes) }
+        let words = LastWords(path: path, damage: damage)
+        // No page is followed here, but lock.mdb is written through a map: a full disk is a fault too.
+        let opening = LastWords(path: path, cause: "no room on its disk for lock.mdb, or data.mdb is damaged")
+        env = try words.orLeave { try opening.during { try Self.openEnvironment(path, access, mapBytes: mapBytes) } }
         self.words = words
         var pages = MDB_stat()
         mdb_env_stat(env, &pages)
         pageBytes = Int(pages.ms_psize)
         succeeded = true  // from here on deinit undoes everything
         pthread_rwlock_init(growth, nil)
-        try checkFile()
-        try words.during { try openDatabases(names, access) }
+        try words.during {
+            try checkFile()
+            try openDatabases(names, access)
+        }
     }
 
     /// A file cut short would be a bus error at the first read past its end. Pages that a transaction took and gave
@@ -140,7 +180,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         let owns = if case .owner = access { true } else { false }
         var txn: OpaquePointer?
         try check(mdb_txn_begin(env, nil, owns ? 0 : UInt32(MDB_RDONLY), &txn), "begin a transaction on")
-        if owns { try refuseStranger(txn, names[0]) }
+        if owns { try refuseStranger(txn, names) }
         for name in names {
             var database: MDB_dbi = 0
             let result = mdb_dbi_open(txn, name, owns ? UInt32(MDB_CREATE) : 0, &database)
@@ -157,24 +197,35 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
         }
     }
 
-    /// An environment that holds something, but not the first of our databases, is another program's.
-    private func refuseStranger(_ txn: OpaquePointer?, _ first: String) throws {
-        var main: MDB_dbi = 0
-        var stat = MDB_stat()
-        var ours: MDB_dbi = 0
-        mdb_dbi_open(txn, nil, 0, &main)
-        mdb_stat(txn, main, &stat)
-        guard stat.ms_entries > 0, mdb_dbi_open(txn, first, 0, &ours) == MDB_NOTFOUND else { return }
-        mdb_txn_abort(txn)
-        throw KVStoreError(
-            .foreign, "use", path: path, advice: "it is another program's: choose another --data folder")
+    /// An environment that holds something, but none of our databases, is another program's.
+    private func refuseStranger(_ txn: OpaquePointer?, _ names: [String]) throws {
+        do {
+            var main: MDB_dbi = 0
+            var stat = MDB_stat()
+            try check(mdb_dbi_open(txn, nil, 0, &main), "look into")
+            try check(mdb_stat(txn, main, &stat), "look into")
+            guard stat.ms_entries > 0 else { return }
+            let isOurs = try names.contains { name in
+                var ours: MDB_dbi = 0
+                let result = mdb_dbi_open(txn, name, 0, &ours)
+                if result != MDB_NOTFOUND { try check(result, "open database '\(name)' of") }
+                return result == MDB_SUCCESS
+            }
+            guard isOurs else {
+                throw KVStoreError(
+                    .foreign, "use", path: path,
+                    advice: "it is another program's, or damaged: choose another --data folder, or move it away")
+            }
+        } catch {
+            mdb_txn_abort(txn)
+            throw error
+        }
     }
 
     deinit {
         close()
         pthread_rwlock_destroy(growth)
         growth.deallocate()
-        words.release()
     }
 
     /// Closes the environment and gives its path up; no transaction may be open or begun afterwards.
@@ -234,7 +285,7 @@ public final class Environment: @unchecked Sendable {  // LMDB is thread safe wi
             mdb_txn_abort(txn)
             throw error
         }
-        try check(words.during { mdb_txn_commit(txn) }, "commit to")
+        try words.during { try check(mdb_txn_commit(txn), "commit to") }
         return value
     }
 

@@ -12,6 +12,8 @@ public struct KVStoreConfiguration: Sendable {
     /// Budget of the resident tier.
     public var residentBytes: Int
     public var durability: Durability
+    /// What becomes of a damaged file.
+    public var damage = Damage.stays
     /// How keys and values are held, in memory and in the file.
     public var storedType = StoredType.f32
     /// Address space of the LMDB map at first; it doubles when full.
@@ -89,7 +91,7 @@ public final class KVStore {
         }
         let environment = try Environment(
             path: directory, access: .owner(configuration.durability), names: Layout.databases,
-            mapBytes: configuration.mapBytes)
+            mapBytes: configuration.mapBytes, damage: configuration.damage)
         try Layout.claim(environment, configuration)
         self.environment = environment
         writer = CommitQueue(

@@ -37,8 +37,12 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
     init(lmdb result: Int32, _ attempted: String, path: String) {
         // LMDB reports a write that a full disk cut short as EIO.
         let full = [ENOSPC, EDQUOT, EIO, MDB_MAP_FULL]
-        // An empty data.mdb is EBADF.
-        let damaged = [MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_PAGE_NOTFOUND, MDB_PAGE_FULL, EBADF]
+        // An empty data.mdb is EBADF, a page with an absurd number EFBIG, a tree that bites its tail MDB_CURSOR_FULL. A
+        // transaction that is bad at its first call could not find its databases.
+        let damaged = [
+            MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_PAGE_NOTFOUND, MDB_PAGE_FULL, MDB_CURSOR_FULL,
+            MDB_BAD_TXN, EBADF, EFBIG,
+        ]
         let (code, advice): (Code, String) =
             if full.contains(result) {
                 (.full, "free some space on its disk; 'anira kv gc', the suite stopped, then makes room in its file")

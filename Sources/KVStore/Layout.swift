@@ -16,24 +16,16 @@ enum Layout {
             ("schema", schema), ("fingerprint", c.fingerprint), ("stage", c.stage), ("layers", "\(c.shape.layers)"),
             ("width", "\(c.shape.width)"), ("entries", "\(c.shape.maxEntries)"), ("dtype", c.storedType.rawValue),
         ]
-        let isEmpty = try environment.read { try $0.count("kv") == 0 && $0.count("sessions") == 0 }
-        var changed = false
-        for (key, expected) in values {
-            let found = try value(key, in: environment)
-            if found == expected { continue }
-            changed = true
-            let isHarmless =
-                switch key {
-                case "dtype": true  // each record says its own
-                case "schema": canRead(schema: found) || (found == nil && isEmpty)
-                default: isEmpty
-                }
-            guard isHarmless else {
-                throw KVStoreError(
-                    .foreign, "use", path: environment.path,
-                    advice: "its \(key) is \(found ?? "missing"), this service's is \(expected): "
-                        + "choose another --data folder, or the model and --weights that wrote it")
+        let changed = try environment.read { txn in
+            let isEmpty = try txn.count("kv") == 0 && txn.count("sessions") == 0
+            var changed = false
+            for (key, expected) in values {
+                let found = try txn.get("meta", Array(key.utf8)) { String(decoding: $0, as: UTF8.self) }
+                if found == expected { continue }
+                if !isEmpty || key == "schema" && found != nil { try refuse(key, found, expected, environment.path) }
+                changed = true
             }
+            return changed
         }
         guard changed else { return }
         try environment.write { txn in
@@ -41,7 +33,18 @@ enum Layout {
         }
     }
 
-    static func value(_ key: String, in environment: Environment) throws -> String? {
-        try environment.read { try $0.get("meta", Array(key.utf8)) { String(decoding: $0, as: UTF8.self) } }
+    /// Throws where the records do not go with a value.
+    private static func refuse(_ key: String, _ found: String?, _ expected: String, _ path: String) throws {
+        guard let found else {
+            throw KVStoreError(
+                .damaged, "use", path: path, advice: "its \(key) is missing: restore a copy or remove it")
+        }
+        // Each record says its own type.
+        guard key == "dtype" || key == "schema" && canRead(schema: found) else {
+            throw KVStoreError(
+                .foreign, "use", path: path,
+                advice: "its \(key) is \(found), this service's is \(expected): "
+                    + "choose another --data folder, or the model and --weights that wrote it")
+        }
     }
 }

@@ -94,6 +94,7 @@ public struct Transaction: ~Copyable {
             try withValue(bound) { key in
                 var value = MDB_val()
                 let found = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
+                if found != MDB_NOTFOUND { try check(found, "scan") }
                 let result = mdb_cursor_get(cursor, &key, &value, found == MDB_SUCCESS ? MDB_PREV : MDB_LAST)
                 if result == MDB_NOTFOUND { return }
                 try check(result, "scan")

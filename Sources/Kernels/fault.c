@@ -1,26 +1,33 @@
 // Last words for a library that follows damaged data into memory that is not there (LMDB checks no page before it follows
-// it), or gives up with abort: instead of dying by a signal without a word, the process says what it was reading and ends
-// with status 1.
+// it), or gives up with abort: instead of dying by a signal without a word, the process says what it was reading, puts it out
+// of the way where it may, and ends.
 #include "kernels.h"
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 static const int signals[] = {SIGSEGV, SIGBUS, SIGABRT};
 enum { COUNT = sizeof signals / sizeof *signals };
 
-static _Thread_local const char *words;
+static _Thread_local const struct anira_last_words *words;
 static struct sigaction before[COUNT];
 static pthread_once_t installed = PTHREAD_ONCE_INIT;
 
+// Calls only what a signal handler may.
+void anira_leave(const struct anira_last_words *said) {
+    int is_aside = said->aside && rename(said->file, said->aside) == 0;
+    if (is_aside) unlink(said->lock);
+    const char *text = is_aside ? said->aside_text : said->text;
+    if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(2);
+    _exit(is_aside ? ANIRA_SET_ASIDE_STATUS : 1);
+}
+
 // Runs on the thread at fault. Without words the signal comes once more, to whom it went before.
 static void fault(int number) {
-    if (words) {
-        if (write(STDERR_FILENO, words, strlen(words)) < 0) _exit(2);
-        _exit(1);
-    }
+    if (words) anira_leave(words);
     for (int i = 0; i < COUNT; i++) {
         if (signals[i] == number) sigaction(number, &before[i], NULL);
     }
@@ -32,9 +39,9 @@ static void install(void) {
     for (int i = 0; i < COUNT; i++) sigaction(signals[i], &action, &before[i]);
 }
 
-const char *anira_last_words(const char *text) {
+const struct anira_last_words *anira_last_words(const struct anira_last_words *said) {
     pthread_once(&installed, install);
-    const char *earlier = words;
-    words = text;
+    const struct anira_last_words *earlier = words;
+    words = said;
     return earlier;
 }

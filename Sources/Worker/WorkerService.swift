@@ -46,6 +46,7 @@ public struct WorkerConfiguration: Sendable {
             directory: data.map { "\($0)/kv/\(stage.cacheName)/\(name)" }, stage: stage.cacheName, shape: shape,
             fingerprint: checkpoint.fingerprint, residentBytes: residentMiB << 20, durability: durability)
         store.storedType = kv
+        store.damage = .isSetAside
         return store
     }
 }

@@ -82,7 +82,8 @@ final class Supervisor: @unchecked Sendable {  // all state behind `condition`
             guard !stopping else { return }
             let name = running[index].child.name
             let first = running[index].restarts == 0 && Date().timeIntervalSince(running[index].started) < 10
-            if first, process.terminationReason == .exit, process.terminationStatus != 0 {
+            let helps = process.terminationStatus == Environment.setAsideStatus
+            if first, process.terminationReason == .exit, process.terminationStatus != 0, !helps {
                 failed = true  // It said why on stderr; starting it again would say it again.
                 return
             }

@@ -227,14 +227,49 @@ def test_damage_anywhere_in_the_file_is_told_and_never_a_bare_signal(models, tmp
             assert done.returncode == 0 or done.stderr.strip() or "problem" in done.stdout, (number, command, done)
             told += done.returncode
     assert told
-    for damaged, content in ((file, b"no store at all" * 1000), (data / "router/data.mdb", b"")):
-        damaged.write_bytes(content)
-        with pytest.raises(Refused, match="data.mdb is damaged: restore a copy or move it away"):
-            Suite(model.path, tmp_path / "b", data=data).start()
-        damaged.write_bytes(whole)
+    (data / "router/data.mdb").write_bytes(b"")
+    with pytest.raises(Refused, match="data.mdb is damaged: restore a copy or move it away"):
+        Suite(model.path, tmp_path / "b", data=data).start()
     file.unlink()
     done = run("kv", "verify", "--data", data)
     assert done.returncode == 1 and "no data.mdb" in done.stderr
+
+
+def test_a_damaged_file_of_a_stage_is_set_aside_and_the_session_goes_on(models, tmp_path):
+    """Stages hold only what can be computed again: whatever happens to their files, the answer is the same."""
+    model, data, chance = models("early"), tmp_path / "data", random.Random(7)
+    with Suite(model.path, tmp_path / "a", data=data) as suite, Dealer(suite.endpoint) as client:
+        prompt = model.tokens("damaged", 30)
+        begun = client.generate(prompt, 16, session=NAME)["tokens"]
+        expected = client.generate(prompt + begun + [7], 6)["tokens"]
+
+    def no_store(raw):
+        return b"no store at all" * 1000
+
+    def cut(raw):
+        return raw[:len(raw) // 2]
+
+    def headers(raw):
+        return b"".join(flipped(raw[page:page + 4096], 24) for page in range(0, len(raw), 4096))
+
+    def flipped(page, limit):
+        page = bytearray(page)
+        for _ in range(3):
+            page[chance.randrange(limit)] ^= 1 << chance.randrange(8)
+        return bytes(page)
+
+    for number, (stage, damage) in enumerate((("core", no_store), ("prelude", cut), ("core", headers), ("coda", headers))):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(data, copy)
+        (file,) = (copy / "kv" / stage).glob("*/data.mdb")
+        file.write_bytes(damage(file.read_bytes()))
+        aside = file.with_name("data.mdb.damaged")
+        content = file.read_bytes()
+        with Suite(model.path, tmp_path / f"b-{number}", data=copy) as suite, Dealer(suite.endpoint) as client:
+            assert client.generate([7], 6, session=NAME)["tokens"] == expected, (stage, damage)
+            told = suite.log_path.read_text()
+        assert f"data.mdb is damaged and is {aside} now" in told and aside.read_bytes() == content
+        assert run("kv", "verify", "--data", copy).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")

@@ -33,6 +33,15 @@ import Testing
         #expect(store.shows(1, [2, 2]))
     }
 
+    /// All of `meta` is written at once: what lacks a part of it is damaged, not another model's.
+    @Test(arguments: ["schema", "fingerprint", "width"])
+    func recordsWithoutAllOfMetaAreDamaged(key: String) throws {
+        try stored([2, 2])
+        try edit(path) { try $0.delete("meta", Array(key.utf8)) }
+        let error = #expect(throws: KVStoreError.self) { try KVStore(configuration(path)) }
+        #expect(error?.code == .damaged && error?.description.contains("its \(key) is missing") == true)
+    }
+
     /// Pages that came back from earlier, or in one another's place, hold records that are whole.
     @Test func aRecordUnderAnotherPositionsKeyIsReportedAndNeverServed() throws {
         try stored([2, 2, 2])

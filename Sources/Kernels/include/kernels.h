@@ -144,9 +144,22 @@ double anira_multiply_adds(size_t rounds);
 uint32_t anira_crc32c(uint32_t crc, const void *data, size_t n);
 
 // ---- faults ----------------------------------------------------------------------------------------
-// While `text` is set for the calling thread, a fault in memory or abort on it writes it to standard error and ends the process
-// with status 1. NULL: as if nobody cared. Gives back what was set before; the text must live as long as it is set.
-const char *anira_last_words(const char *text);
+// What a process says on standard error before it ends because a file is damaged. Where `aside` is not NULL, the file gets
+// that name first, `lock` is removed, and `aside_text` is said: whoever starts the process again finds the place empty.
+struct anira_last_words {
+    const char *text;
+    const char *file, *aside, *lock, *aside_text;
+};
+
+// EX_TEMPFAIL of sysexits.h: the file is out of the way, to start again helps.
+#define ANIRA_SET_ASIDE_STATUS 75
+
+// While `words` are set for the calling thread, a fault in memory or abort on it ends the process as anira_leave does. NULL: as
+// if nobody cared. Gives back what was set before; the words must live as long as they are set.
+const struct anira_last_words *anira_last_words(const struct anira_last_words *words);
+
+// Says the words and ends the process: with ANIRA_SET_ASIDE_STATUS when the file was set aside, with 1 otherwise.
+_Noreturn void anira_leave(const struct anira_last_words *words);
 
 // ---- references: naive loops that the fast kernels are tested against -------------------------------------
 void anira_reference_matmul(const float *x, int ldx, const float *w, int m, int n, int k, float *y, int ldy);
