@@ -88,7 +88,7 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
         do {
             self = try JSONDecoder().decode(ModelConfiguration.self, from: json)
         } catch let error as DecodingError {
-            throw ModelError(.damaged, "\(path): \(error.summary)")
+            throw ModelError(.damaged, "\(path): \(error.summary(of: json))")
         }
         try check(path)
     }
@@ -137,17 +137,25 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
 }
 
 extension DecodingError {
-    /// The field at fault and what is wrong with it.
-    public var summary: String {
+    /// The field of `json` at fault and what is wrong with it.
+    public func summary(of json: Data) -> String {
         func field(_ context: Context) -> String {
             "field '\(context.codingPath.map(\.stringValue).joined(separator: "."))'"
         }
-        return switch self {
-        case .keyNotFound(let key, _): "field '\(key.stringValue)' is missing"
-        case .typeMismatch(_, let context), .valueNotFound(_, let context): "\(field(context)) has the wrong type"
-        case .dataCorrupted(let context):
-            context.codingPath.isEmpty ? "not valid JSON" : "\(field(context)) has an unknown value"
-        @unknown default: "not valid JSON"
+        switch self {
+        case .keyNotFound(let key, _): return "field '\(key.stringValue)' is missing"
+        case .typeMismatch(_, let context), .valueNotFound(_, let context):
+            return "\(field(context)) has the wrong type"
+        case .dataCorrupted(let context) where !context.codingPath.isEmpty:
+            return "\(field(context)) has an unknown value"
+        default:
+            // Foundation says the same of a number that its field cannot hold.
+            do {
+                _ = try JSONSerialization.jsonObject(with: json)
+                return "a number is negative, too large or not whole where it may not be"
+            } catch {
+                return "not valid JSON"
+            }
         }
     }
 }

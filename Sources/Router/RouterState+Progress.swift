@@ -44,16 +44,16 @@ extension RouterState {
         let times = ItemTimes(outcome.item, settled: now)
         request.clock.add(worker.stage, times, handedOver: !outcome.item.handedTo.isEmpty)
         if configuration.traces { actions.append(.trace(span(item, of: request, worker, times))) }
-        advance(request, item, outcome)
+        advance(request, item, outcome, from: worker)
     }
 
-    private mutating func advance(_ request: Request, _ item: Item, _ outcome: Outcome) {
+    private mutating func advance(_ request: Request, _ item: Item, _ outcome: Outcome, from worker: Worker) {
         let width = configuration.model.hiddenSize
         switch (item.stage, outcome.item.outcome) {
         case (_, .needContext(let need)):
             replay(request, from: min(Int(need.from), item.position))
         case (_, .failure(let failure)):
-            fail(item.request, ErrorCode(rawValue: failure.code) ?? .internal, failure.message)
+            fail(item.request, ErrorCode(rawValue: failure.code) ?? .internal, "\(worker.name): \(failure.message)")
         case (.decider, .decider(let result)) where outcome.tensor?.count == item.count * width * 4:
             forward(
                 request, item, depths: Array(result.depths), distributions: result.distributions, outcome.tensor,

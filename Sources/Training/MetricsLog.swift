@@ -48,17 +48,20 @@ struct MetricsLog {
     /// Keeps the records up to and including `step`.
     func truncate(after step: Int) throws {
         guard FileManager.default.fileExists(atPath: path) else { return }
-        let lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n")
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw TrainingError("cannot read \(path); it has to be a file that this user may read")
+        }
+        let lines = data.split(separator: 0x0A)
         struct Step: Decodable { let step: Int }
         let decoder = JSONDecoder()
         let kept = try lines.filter { line in
             do {
-                return try decoder.decode(Step.self, from: Data(line.utf8)).step <= step
+                return try decoder.decode(Step.self, from: line).step <= step
             } catch is DecodingError {
                 return false  // the line that a kill cut short
             }
         }
-        try AtomicFile.write(Data(kept.map { $0 + "\n" }.joined().utf8), to: path)
+        try AtomicFile.write(Data(kept.map { $0 + [0x0A] }.joined()), to: path)
     }
 
     func append(_ record: MetricsRecord) throws {

@@ -132,7 +132,7 @@ extension TrainingConfiguration {
         do {
             self = try JSONDecoder().decode(TrainingConfiguration.self, from: data)
         } catch let error as DecodingError {
-            throw TrainingError("\(path) is damaged or of another version: \(error.summary)")
+            throw TrainingError("\(path) is damaged or of another version: \(error.summary(of: data))")
         }
     }
 

@@ -46,10 +46,10 @@ func withBenchFolder<R>(_ body: (URL) throws -> R) throws -> R {
         guard FileManager.default.fileExists(atPath: folder.path) else { return }
         do { try FileManager.default.removeItem(at: folder) } catch { tell("cannot remove \(folder.path): \(error)\n") }
     }
-    let signals = StopSignals(supervised: false) {
+    let signals = StopSignals(supervised: false) { signal in
         SuiteUnderTest.interrupt()
         remove()
-        _exit(130)
+        _exit(128 + signal)
     }
     defer {
         signals.cancel()

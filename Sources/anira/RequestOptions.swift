@@ -51,7 +51,7 @@ struct TargetOptions: ParsableArguments {
 /// since nobody would read the answers; a signal then ends this process.
 func cancelling<R>(_ client: Client, _ body: () throws -> R) throws -> R {
     let interruption = client.interruption
-    let signals = StopSignals(supervised: false) { interruption.raise() }
+    let signals = StopSignals(supervised: false) { _ in interruption.raise() }
     defer { signals.cancel() }
     do {
         return try body()

@@ -158,7 +158,7 @@ struct WorkerOptions: ParsableArguments {
         let log = service.log(name)
         let worker = try build(configuration, try service.checkpoint(), Context(), log)
         shareProcessors(log)
-        let signals = StopSignals(supervised: service.supervised) { worker.stop() }
+        let signals = StopSignals(supervised: service.supervised) { _ in worker.stop() }
         defer { signals.cancel() }
         try worker.run()
     }
@@ -259,7 +259,7 @@ struct RouterCommand: ParsableCommand {
         options.onReady = { say("anira is ready: \(model) on \($0)") }
         let router = try buildRouter(
             options, configuration: configuration, context: Context(), log: service.log("router"))
-        let signals = StopSignals(supervised: service.supervised) { router.stop() }
+        let signals = StopSignals(supervised: service.supervised) { _ in router.stop() }
         defer { signals.cancel() }
         try router.run()
     }
@@ -273,7 +273,8 @@ final class StopSignals {
     /// The last signal that came; 0: none.
     var last: Int32 { latest.load(ordering: .acquiring) }
 
-    init(supervised: Bool, stop: @escaping @Sendable () -> Void) {
+    /// stop: is told the signal.
+    init(supervised: Bool, stop: @escaping @Sendable (Int32) -> Void) {
         signal(SIGPIPE, SIG_IGN)
         if supervised { for number in [SIGINT, SIGHUP] { signal(number, SIG_IGN) } }
         for number in supervised ? [SIGTERM] : [SIGTERM, SIGINT, SIGHUP] {
@@ -283,7 +284,7 @@ final class StopSignals {
             source.setRegistrationHandler { registered.signal() }
             source.setEventHandler { [weak self] in
                 self?.latest.store(number, ordering: .releasing)
-                stop()
+                stop(number)
             }
             source.resume()
             registered.wait()

@@ -18,7 +18,8 @@ struct TrainRun: ParsableCommand {
             A preset gives every setting; the options below override single ones. The folder --out holds the \
             checkpoint, ready to be served with `anira up --model`, the state to resume from, the resolved \
             configuration and a record of the run (metrics.jsonl). Ctrl-C ends the step that is \
-            running, saves and exits with 130.
+            running, saves and exits with 130; pressed again, it exits at once, and --resume \
+            goes on from the last saved state.
               anira train --task mano --variant online --out runs/out/mano-online
               anira train --resume --out runs/out/mano-online
             """)
@@ -35,7 +36,7 @@ struct TrainRun: ParsableCommand {
         let initial = try from.map { try Checkpoint(directory: $0) }
         let trainer = try Trainer(resolved, directory: out, resume: resume, initial: initial)
         let stop = StopRequest()
-        let signals = StopSignals(supervised: false) { stop.raise() }
+        let signals = StopSignals(supervised: false) { stop.raise(by: $0) }
         defer { signals.cancel() }
         tell("\(describe(trainer))\n")
         let line = ProgressLine()
@@ -48,7 +49,7 @@ struct TrainRun: ParsableCommand {
         case .finished: print("finished: serve it with  anira up --model \(out)")
         case .stopped(let step):
             print("stopped and saved at step \(step); go on with  anira train --resume --out \(out)")
-            throw ExitCode(130)
+            throw ExitCode(128 + signals.last)
         }
     }
 
@@ -104,9 +105,14 @@ private final class StopRequest: @unchecked Sendable {  // guarded by the lock
     private let lock = NSLock()
     private var raised = false
     var isRaised: Bool { lock.withLock { raised } }
-    func raise() {
-        tell("\nstopping after this step\n")
-        lock.withLock { raised = true }
+
+    /// The second time it ends the process: every file is replaced whole, so that what was saved last is in place.
+    func raise(by signal: Int32) {
+        lock.withLock {
+            if raised { _exit(128 + signal) }
+            raised = true
+        }
+        tell("\nstopping after this step; a second signal ends it at once, without saving\n")
     }
 }
 

@@ -42,7 +42,7 @@ struct Up: ParsableCommand {
         let lock = try OwnerLock(path: "\(data)/suite.lock", what: "the data folder \(data)", instead: "--data folder")
         if !keeping.memoryOnly { try Ledger.check(data: data, fingerprint: checkpoint.fingerprint) }
         let supervisor = Supervisor(log: service.log("up"))
-        let signals = StopSignals(supervised: service.supervised) { supervisor.stop() }
+        let signals = StopSignals(supervised: service.supervised) { _ in supervisor.stop() }
         defer { signals.cancel() }
         let workers = Self.workerEndpoint(data)
         let succeeded = supervisor.run(children(workers: workers))

@@ -49,17 +49,31 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(binary, tmp_path, varia
     assert steps == list(range(10, 201, 10))
 
 
-def test_an_interrupt_saves_and_says_how_to_go_on(binary, tmp_path):
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_saves_and_says_how_to_go_on(binary, tmp_path, number):
     out = tmp_path / "run"
     words = ["train", "--task", "mano", "--variant", "online", "--out", out, *TINY, "--steps", "1000000",
              "--save-every", "1000000"]
     process = subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (out / "metrics.jsonl").exists(), 30, "a record")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=30)
-    assert process.returncode == 130 and "--resume" in output
+    assert process.returncode == 128 + number and "--resume" in output
     assert errors.startswith("training mano, online") and "stopping after this step" in errors
     assert (out / "state.safetensors").exists() and (out / "model.safetensors").exists()
+
+
+def test_a_second_signal_does_not_wait_for_the_step(binary, tmp_path):
+    words = ["train", "--task", "mano", "--variant", "online", "--out", tmp_path, "--batch", "100000"]
+    process = subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline().startswith("training mano, online")
+    process.send_signal(signal.SIGINT)
+    while "a second signal" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "saved" not in output
+    assert not (tmp_path / "metrics.jsonl").exists(), "no step was waited for"
 
 
 def test_the_record_has_what_the_figures_need(binary, tmp_path):
@@ -220,7 +234,8 @@ def test_a_flipped_bit_in_the_state_is_found(binary, tmp_path):
 def test_a_damaged_configuration_is_one_clear_line(binary, tmp_path):
     train(tmp_path, "--steps", 20)
     stored = json.loads((tmp_path / "training.json").read_text())
-    for damage, said in (({"lambda": "much"}, "field 'lambda' has the wrong type"), ({"task": "chess"}, "field 'task'")):
+    for damage, said in (({"lambda": "much"}, "field 'lambda' has the wrong type"), ({"task": "chess"}, "field 'task'"),
+                         ({"seed": -1}, "a number is negative"), ({"steps": 1.5}, "a number is negative")):
         (tmp_path / "training.json").write_text(json.dumps(stored | damage))
         done = anira("train", "--resume", "--out", tmp_path, check=False)
         assert done.returncode == 1 and said in done.stderr and "Context" not in done.stderr
@@ -231,6 +246,14 @@ def test_a_damaged_configuration_is_one_clear_line(binary, tmp_path):
 def test_a_setting_beyond_all_bounds_is_refused(binary, tmp_path, words):
     done = anira("train", "--task", "mano", "--variant", "early", "--out", tmp_path / "run", *words, check=False)
     assert done.returncode == 1 and words[0][2:] in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_record_that_is_a_folder_is_one_clear_line(binary, tmp_path):
+    train(tmp_path, "--steps", 20)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    done = anira("train", "--resume", "--out", tmp_path, "--steps", 40, check=False)
+    assert done.returncode == 1 and "cannot read" in done.stderr and "NSCocoa" not in done.stderr
 
 
 def test_a_wide_feed_forward_layer_has_room(binary):

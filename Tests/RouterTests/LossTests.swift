@@ -292,7 +292,7 @@ struct LossTests {
         }
         suite.feed(.results([outcome], from: suite.players["decider"]!.address))
         #expect(suite.ending("r").error.code == "STORE_FULL")
-        #expect(suite.ending("r").error.message == "no room")
+        #expect(suite.ending("r").error.message == "decider: no room")
     }
 }
 
