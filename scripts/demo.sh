@@ -52,6 +52,7 @@ done
 
 say "Stopping"
 kill -TERM "$up"
-wait "$up" && echo "stopped cleanly"
+wait "$up"
+echo "stopped cleanly"
 pgrep -P "$up" && exit 1
 exit 0

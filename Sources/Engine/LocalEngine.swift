@@ -115,7 +115,7 @@ public final class LocalEngine {
             case .cancel(let request, let attempt, let address):
                 stage(address).cancel(request: request, through: attempt)
             case .release(let session, let drop, let address): stage(address).release(session: session, drop: drop)
-            case .readyAck, .refuse, .heartbeat, .forgetResults, .reserve, .owe, .trace, .traceEnd, .log:
+            case .readyAck, .refuse, .heartbeat, .dismiss, .forgetResults, .reserve, .owe, .trace, .traceEnd, .log:
                 break
             }
         }

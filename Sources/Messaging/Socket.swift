@@ -1,9 +1,11 @@
 import CZeroMQ
 import Foundation
+import Synchronization
 
-/// A ZeroMQ context: one per process (tests make their own). Whoever makes it terminates it.
+/// A ZeroMQ context: one per process (tests make their own). Its sockets keep it; without them it ends.
 public final class Context: @unchecked Sendable {  // libzmq contexts are thread safe
     fileprivate let handle: UnsafeMutableRawPointer
+    private let isTerminated = Atomic(false)
 
     public init() {
         guard let handle = zmq_ctx_new() else { fatalError("libzmq cannot make a context") }
@@ -11,8 +13,12 @@ public final class Context: @unchecked Sendable {  // libzmq contexts are thread
     }
 
     /// Waits until what closed sockets still have to send is gone (LINGER bounds it) and their ipc files are
-    /// removed. Call once, after the last socket is closed; no socket can be opened afterwards.
-    public func terminate() { zmq_ctx_term(handle) }
+    /// removed. Call after the last socket is closed; no socket can be opened afterwards.
+    public func terminate() {
+        if !isTerminated.exchange(true, ordering: .relaxed) { zmq_ctx_term(handle) }
+    }
+
+    deinit { terminate() }
 }
 
 /// What became of a message handed to a socket.

@@ -45,7 +45,8 @@ public struct DepthRule: Sendable, Equatable {
             return clamped((index?.offset ?? p.count - 1) + 1)
         case .mean:
             let expected = p.enumerated().reduce(Float(0)) { $0 + Float($1.offset + 1) * $1.element }
-            return clamped(Int((expected + 0.5).rounded(.down)))
+            // Weights that overflow decide nothing: all iterations.
+            return expected.isFinite ? clamped(Int((expected + 0.5).rounded(.down))) : clamped(maximum)
         case .fixed, .perToken:
             return clamped(value)
         }

@@ -83,7 +83,7 @@ public final class CoreStage: Stage {
         exited = .allocate(capacity: capacity)
         cache = CacheView(arena: store.arena, stride: store.stride, type: store.type.kernelType)
         exitCache = cache
-        figures.depthHistogram = [UInt32](repeating: 0, count: c.maxDepth)
+        figures.depthHistogram = [Int](repeating: 0, count: c.maxDepth)
     }
 
     deinit {

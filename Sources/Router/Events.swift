@@ -53,10 +53,9 @@ public struct TraceSpan: Sendable {
     let worker: String
     let process: Int32
     let stage: StageKind
+    let attempt: UInt32
     let position: Int
     let count: Int
-    /// Chunks of one request that may be at the stage together have different lanes.
-    let lane: Int
     /// It came from the coda's slice of the position before, not from the Router.
     let isContinued: Bool
     let times: ItemTimes
@@ -83,6 +82,8 @@ public enum RouterAction: Sendable {
     case cancel(request: UInt64, through: UInt32, to: WorkerAddress)
     case release(session: UInt64, drop: Bool, to: WorkerAddress)
     case heartbeat(to: WorkerAddress)
+    /// It may leave: nothing more will come.
+    case dismiss(WorkerAddress)
     case end(Ending)
     /// Remembered answers up to this number are no longer needed.
     case forgetResults(through: UInt64)

@@ -317,6 +317,7 @@ private struct RouterLoop: ~Copyable {
             }
             if try !send(.release, message, to: address), drop { feed(.undroppable(session: session, address)) }
         case .heartbeat(let address): try send(.heartbeat, Anira_Worker_V1_Heartbeat(), to: address)
+        case .dismiss(let address): send(workerFrames(.drain), to: address)
         case .end(let ending): end(ending)
         case .reserve(let end): try ledger?.reserve(sessionsBelow: end)
         case .owe(let drops): try ledger?.put(owedDrops: drops)

@@ -113,8 +113,7 @@ extension RouterState {
     private func span(_ item: Item, of request: Request, _ worker: Worker, _ times: ItemTimes) -> TraceSpan {
         TraceSpan(
             request: request.id, id: request.clientID, worker: worker.name, process: worker.pid, stage: item.stage,
-            position: item.position, count: item.count,
-            lane: item.position / max(1, configuration.chunk) % configuration.window, isContinued: item.isContinued,
+            attempt: item.attempt, position: item.position, count: item.count, isContinued: item.isContinued,
             times: times)
     }
 

@@ -63,9 +63,10 @@ extension RouterState {
                 }, to: address))
     }
 
-    /// A worker that finishes what it holds and takes no more.
+    /// A worker that finishes what it holds and takes no more: its sessions go to others as their requests next come by here.
     mutating func drain(_ address: WorkerAddress) {
         guard let worker = workerAt[address] else { return }
+        if worker.state != .draining { actions.append(.log(.info, "\(worker.name) finishes what it holds and leaves")) }
         worker.state = .draining
         let queued = worker.queue
         worker.queue.removeAll()
@@ -73,6 +74,24 @@ extension RouterState {
             item.enqueued = now
             enqueue(item)
         }
+        dismissIfDone(worker)
+    }
+
+    /// Tells a draining worker once nothing is, or may be, on its way to it.
+    private mutating func dismissIfDone(_ worker: Worker) {
+        guard worker.state == .draining, worker.leases.isEmpty,
+            !worker.requests.contains(where: { requests[$0]?.handedOver != nil })
+        else { return }
+        actions.append(.dismiss(worker.address))
+    }
+
+    /// A worker has ended in order, and nobody waits for it: what it still owes goes to others.
+    mutating func leave(_ address: WorkerAddress) {
+        guard let worker = workerAt[address] else { return }
+        workers[worker.name] = nil
+        guard worker.leases.isEmpty, worker.queue.isEmpty else { return lose(worker, "ended before it had finished") }
+        workerAt[address] = nil
+        actions.append(.log(.info, "\(worker.name) has left"))
     }
 
     mutating func hear(_ figures: Anira_Worker_V1_Heartbeat) {
@@ -195,6 +214,7 @@ extension RouterState {
                 lose(worker, "made no progress for \(configuration.stallMS) ms")
             } else {
                 actions.append(.heartbeat(to: worker.address))
+                dismissIfDone(worker)
                 recoverForgotten(worker)
             }
         }

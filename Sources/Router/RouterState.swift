@@ -119,7 +119,7 @@ public struct RouterState {
         case .results(let outcomes, let address): take(outcomes, address)
         case .heartbeat(let figures): hear(figures)
         case .drain(let address): drain(address)
-        case .bye(let address): if let worker = workerAt[address] { lose(worker, "said goodbye") }
+        case .bye(let address): leave(address)
         case .unroutable(let address):
             counters.unroutable += 1
             if let worker = workerAt[address] { lose(worker, "is unreachable") }

@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import Messaging
 import Proto
 
 /// Why the Router cannot start.
@@ -15,9 +16,15 @@ final class TraceFile {
     private let path: String
     private var buffer: [String] = []
     private var named: Set<String> = []
+    /// Until when the tracks of a request are taken in a process: slices of one line must not overlap.
+    private var tracks: [Place: [UInt64]] = [:]
     /// A place in the coda's last slice of each request, from where the next token may go on.
     private var drawn: [UInt64: (process: Int32, line: Int, time: UInt64)] = [:]
     private var failed = false
+    private struct Place: Hashable {
+        let request: UInt64
+        let process: Int32
+    }
     private let log: Logger
 
     /// A trace that a killed Router left without an end is gone on with, an earlier one replaced; any other file is refused.
@@ -40,8 +47,9 @@ final class TraceFile {
             throw RouterError(
                 description: "cannot write the trace \(path): it is not a regular file; choose another one")
         }
-        let head = try file.read(upToCount: 2) ?? Data()
-        guard head.isEmpty || head == Data("[\n".utf8) else {
+        let first = Data("[\n{\"name\":\"process_name\"".utf8)
+        let head = try file.read(upToCount: first.count) ?? Data()
+        guard head.isEmpty || head == first || head == Data("[\n".utf8) else {
             throw RouterError(description: "the file \(path) is not a trace and is left as it is; choose another one")
         }
         try file.truncate(atOffset: lastWholeEvent(of: file))
@@ -63,7 +71,7 @@ final class TraceFile {
     /// An item's way through one stage, and the arrow that leads through it.
     func add(_ span: TraceSpan) {
         let times = span.times
-        let line = Self.line(span.request) + span.lane
+        let line = Self.line(span.request) + track(span)
         name(span.worker, process: span.process, line: line, "request \(span.id)")
         let what = "\"positions\":\"\(span.position)…\(span.position + span.count - 1)\""
         let parts: [(String, UInt64, UInt64)] = [
@@ -88,19 +96,20 @@ final class TraceFile {
                 "request \(id)", "X", process: getpid(), line: Self.line(request), at: start,
                 extra: #""dur":\#(Self.micros(end - start))"#))
         drawn[request] = nil
+        tracks = tracks.filter { $0.key.request != request }
         flush()
-        named = named.filter { !$0.contains(" ") }  // names of lines: only those of running requests need be known
+        named = named.filter { !$0.contains(" ") }  // names of lines are written again: few requests run
     }
 
     /// The rest, and the end of the list. Readers also accept a file without it.
     func close() {
-        buffer.append(Self.event("end", "i", process: getpid(), extra: #""s":"g""#))
+        buffer.append(Self.event("end", "i", process: getpid(), at: monotonicNanoseconds(), extra: #""s":"g""#))
         flush(last: true)
     }
 
     /// From the Router's line of the request, or the coda's slice, to the stage's slice, and from the coda's back.
     private func arrow(_ span: TraceSpan, _ line: Int) {
-        let id = #""cat":"item","id":"\#(span.request).\#(span.position)","bp":"e""#
+        let id = #""cat":"item","id":"\#(span.request).\#(span.attempt).\#(span.position)","bp":"e""#
         let home = (process: getpid(), line: Self.line(span.request), time: span.times.sent)
         let inside = span.times.admitted + (span.times.done - span.times.admitted) / 2
         if span.stage == .decider {
@@ -113,6 +122,17 @@ final class TraceFile {
                 Self.event("item", "f", process: home.process, line: home.line, at: span.times.settled, extra: id))
             drawn[span.request] = (span.process, line, inside)
         }
+    }
+
+    /// The first track that is free from when the worker took the item: chunks of one request may be there together.
+    private func track(_ span: TraceSpan) -> Int {
+        let place = Place(request: span.request, process: span.process)
+        var ends = tracks[place] ?? []
+        let track = ends.firstIndex { $0 <= span.times.taken } ?? min(ends.count, Self.mostTracks - 1)
+        if track == ends.count { ends.append(0) }
+        ends[track] = span.times.committed
+        tracks[place] = ends
+        return track
     }
 
     private func name(_ worker: String, process: Int32, line: Int, _ title: String) {
@@ -140,8 +160,10 @@ final class TraceFile {
         buffer.removeAll(keepingCapacity: true)
     }
 
-    /// Lines of a request, one for each lane; numbers that every viewer can hold.
-    private static func line(_ request: UInt64) -> Int { Int(request % (1 << 24)) * 16 }
+    private static let mostTracks = 16
+
+    /// A request's first line of `mostTracks`; numbers that every viewer can hold.
+    private static func line(_ request: UInt64) -> Int { Int(request % (1 << 24)) * mostTracks }
 
     private static func event(
         _ name: String, _ phase: String, process: Int32, line: Int = 0, at time: UInt64 = 0, extra: String

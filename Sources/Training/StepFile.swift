@@ -20,7 +20,9 @@ public struct StepFile {
     public init(path: String, for checkpoint: Checkpoint) throws {
         let c = checkpoint.configuration
         let file = try SafetensorsFile(path: path)
-        guard let shape = file.shape(of: "tokens"), shape.count == 2, shape[1] <= c.maxPositionEmbeddings else {
+        guard let shape = file.shape(of: "tokens"), shape.count == 2, shape[0] > 0,
+            (1...c.maxPositionEmbeddings).contains(shape[1])
+        else {
             throw TrainingError(
                 "\(path): 'tokens' must be [rows, length ≤ \(c.maxPositionEmbeddings)], found "
                     + "\(file.shape(of: "tokens") ?? [])")

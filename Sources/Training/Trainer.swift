@@ -64,6 +64,7 @@ public final class Trainer {
         try Self.makeFolder(directory)
         lock = try FolderLock(directory)
         if resume {
+            try Self.compare(model, in: directory)
             let state = try TrainingState.load(lanes, optimizer, from: directory)
             guard state.step <= configuration.steps else {
                 throw TrainingError(
@@ -84,11 +85,12 @@ public final class Trainer {
     private static func checkMemory(
         _ model: ModelConfiguration, _ configuration: TrainingConfiguration, longest: Int
     ) throws {
-        // Weights, the copy they begin as, two moments, a lane's gradients, and activations of as many rows as a step has.
+        // Weights, the copy they begin as, two moments, two copies while a checkpoint is written, a lane's gradients, and
+        // activations of as many rows as a step has.
         let parameters = ParameterLayout(model).count
         let rows = min(configuration.batch * longest, configuration.threads * configuration.microBatch)
         let activations = Network.floatsNeeded(model, rows: rows, longest: longest)
-        let needed = 4 * ((4 + configuration.threads) * parameters + activations)
+        let needed = 4 * ((6 + configuration.threads) * parameters + activations)
         var limit = rlimit()
         let isLimited = getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0 && limit.rlim_cur < Int.max
         let available = min(Int(ProcessInfo.processInfo.physicalMemory), isLimited ? Int(limit.rlim_cur) : .max)
@@ -97,6 +99,18 @@ public final class Trainer {
         throw TrainingError(
             "\(parameters) weights on \(configuration.threads) threads need \(gibibytes(needed)) GiB, of which there are "
                 + "\(gibibytes(available)); make the model or the micro-batch smaller, or take fewer threads")
+    }
+
+    /// training.json may have been edited: the checkpoint beside it says what the weights are of. It comes after the first
+    /// state, so that it may be missing.
+    private static func compare(_ model: ModelConfiguration, in directory: String) throws {
+        let path = "\(directory)/config.json"
+        guard let json = FileManager.default.contents(atPath: path) else { return }
+        guard try ModelConfiguration(json: json, path: path) == model else {
+            throw TrainingError(
+                "\(directory)/training.json is not of the model in config.json; put back its shape and task options, "
+                    + "which cannot change, or start another run")
+        }
     }
 
     private static func makeFolder(_ path: String) throws {

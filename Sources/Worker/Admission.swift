@@ -78,13 +78,15 @@ public struct Admission {
         return Outcome(outcome)
     }
 
-    /// An outcome addressed like the item.
+    /// An outcome addressed like the item, for one that is not computed.
     public static func reply(to work: Work) -> Anira_Worker_V1_ResultItem {
         .with {
             $0.request = work.item.request
             $0.attempt = work.item.attempt
             $0.position = work.item.position
             $0.count = work.item.count
+            $0.sentNs = work.item.enqueuedNs
+            $0.takenNs = work.taken
         }
     }
 }

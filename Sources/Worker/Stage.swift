@@ -27,7 +27,7 @@ public struct StageFigures: Sendable {
     /// Positions finished.
     public var tokens = 0
     /// Cores: positions that left at depth 1…K.
-    public var depthHistogram: [UInt32] = []
+    public var depthHistogram: [Int] = []
 
     public init() {}
 }

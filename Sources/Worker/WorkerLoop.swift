@@ -36,6 +36,10 @@ struct WorkerLoop: ~Copyable {
     private var lastHeard = monotonicNanoseconds()
     private var lastHousekeeping = monotonicNanoseconds()
     private var registered = false
+    /// Whether the Router has said that nothing more will come.
+    private var dismissed = false
+    /// When it leaves even though the Router has not said that it may; 0: not draining.
+    private var leavesAt: UInt64 = 0
     /// When to say that no Router answers; 0: it was said, or one did.
     private var complaint = monotonicNanoseconds() + 5_000_000_000
     /// What answers is known not to speak the workers' protocol.
@@ -72,13 +76,13 @@ struct WorkerLoop: ~Copyable {
         self.log = log
     }
 
-    /// Serves until `shouldStop`, then drains: what was accepted is finished and answered first.
+    /// Serves until `shouldStop`, then drains: what was accepted is finished and answered first, and a Router that is there
+    /// has given its sessions to other workers.
     mutating func run(shouldStop: () -> Bool) throws {
-        var draining = false
         var idle = true
         while true {
             if idle { anira_take_processors(0) }
-            let waiting = poll(socket, inbox, outbox.wakeup, timeoutMS: idle ? (draining ? 1 : heartbeatMS) : 0)
+            let waiting = poll(socket, inbox, outbox.wakeup, timeoutMS: idle ? (leavesAt > 0 ? 1 : heartbeatMS) : 0)
             anira_take_processors(1)
             if waiting.first { while let frames = socket.receive() { try take(frames) } }
             if waiting.second { while let frames = inbox.receive() { takeHandedOver(frames) } }
@@ -87,9 +91,12 @@ struct WorkerLoop: ~Copyable {
             idle = !moved || stage.pending == 0
             sendOutcomes()
             guard shouldStop() else { continue }
-            if !draining { send(.drain, []) }
-            draining = true
-            if idle, stage.pending == 0, !stage.store.isCommitting { break }
+            if leavesAt == 0 {
+                send(.drain, [])
+                leavesAt = monotonicNanoseconds() + 10_000_000_000
+            }
+            let mayLeave = dismissed || !isConnected || !registered || monotonicNanoseconds() > leavesAt
+            if mayLeave, idle, stage.pending == 0, !stage.store.isCommitting { break }
         }
         sendOutcomes()
         send(.bye, [])
@@ -136,7 +143,7 @@ struct WorkerLoop: ~Copyable {
                 state.heartbeat.steps = Float(figures.steps)
                 state.heartbeat.rows = Float(figures.rows)
                 state.heartbeat.tokens = Float(figures.tokens)
-                state.heartbeat.depthHistogram = figures.depthHistogram
+                state.heartbeat.depthHistogram = figures.depthHistogram.map { UInt32(clamping: $0) }
             }
             if let kv {
                 state.heartbeat.residentMib = Float(kv.residentBytes) / 1_048_576
@@ -209,6 +216,7 @@ struct WorkerLoop: ~Copyable {
                 heartbeatMS = max(10, Int(try Anira_Worker_V1_ReadyAck(serializedBytes: header).heartbeatMs))
                 if !registered { log.info("registered") }
                 registered = true
+                if leavesAt > 0 { send(.drain, []) }  // to a Router that was away when it was told
                 (knownStranger, complaint) = (false, 0)
             case .refused:
                 let refused = try Anira_Worker_V1_Refused(serializedBytes: header)
@@ -222,7 +230,8 @@ struct WorkerLoop: ~Copyable {
                 let release = try Anira_Worker_V1_Release(serializedBytes: header)
                 stage.release(session: release.session, drop: release.drop)
             case .heartbeat: break
-            case .ready, .result, .drain, .bye: log.warning("ignored \(command) from the Router")
+            case .drain: dismissed = true
+            case .ready, .result, .bye: log.warning("ignored \(command) from the Router")
             }
         } catch let error as WorkerError {
             throw error

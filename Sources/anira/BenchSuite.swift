@@ -272,7 +272,10 @@ struct BenchSuite: ParsableCommand {
                 sent += 1
             }
             let wait = sent < total ? max(0.0002, (Double(due(sent)) - Double(monotonicNanoseconds())) / 1e9) : 60
-            guard let (reply, _) = try client.receiveIfAny(seconds: wait) else { continue }
+            guard let (reply, _) = try client.receiveIfAny(seconds: wait) else {
+                if sent < total { continue }
+                throw ClientError.noMore(seconds: wait)
+            }
             guard let index = reply.id.split(separator: "-").last.flatMap({ Int($0) }) else { continue }
             let time = monotonicNanoseconds() - due(index)
             if case .token = reply.reply, started.insert(reply.id).inserted { first.record(time) }

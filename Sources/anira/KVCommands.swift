@@ -23,7 +23,9 @@ struct StoreOptions: ParsableArguments {
 
     func paths() throws -> [String] {
         let all = try KVInspector.environments(data: data)
-        let chosen = all.filter { path in stage.map { path.contains("/kv/\($0)/") } ?? true }
+        let chosen = all.filter { path in
+            stage.map { URL(fileURLWithPath: path).deletingLastPathComponent().lastPathComponent == $0 } ?? true
+        }
         guard !chosen.isEmpty else {
             throw KVStoreError(
                 .notFound, "find a store of stage '\(stage ?? "any")' in", path: data,

@@ -183,18 +183,27 @@ def test_a_trace_replaces_nothing_but_a_trace(model, tmp_path):
     """Whatever the path named was replaced: notes, links, devices; a pipe without a reader was waited for."""
     notes = tmp_path / "notes.txt"
     notes.write_text("keep me")
+    measurements = tmp_path / "list.json"
+    measurements.write_text('[\n{"name":"decode","tokens":12}\n]\n')
     (tmp_path / "link").symlink_to(notes)
     os.mkfifo(tmp_path / "pipe")
-    for name, words in (("notes.txt", "not a trace"), ("link", "not a trace"), ("pipe", "not a regular file")):
+    for name, words in (("notes.txt", "not a trace"), ("list.json", "not a trace"), ("link", "not a trace"), ("pipe", "not a regular file")):
         done = run("up", "--model", model.path, "--data", tmp_path / "data", "--trace", tmp_path / name)
         assert done.returncode == 1 and words in done.stderr, done
+    assert "decode" in measurements.read_text()
     assert notes.read_text() == "keep me" and (tmp_path / "link").is_symlink()
 
 
-def test_a_watched_status_reaches_a_pipe(suite):
+def test_a_watched_status_reaches_a_pipe_and_opens_nothing_more(suite):
+    """Every look at the suite left its sockets and threads behind."""
     process = subprocess.Popen([BINARY, "status", "--watch", "--endpoint", suite.endpoint], stdout=subprocess.PIPE)
+    used = []
     try:
-        assert select.select([process.stdout], [], [], 10)[0], "nothing was written"
+        while len(used) < 3:
+            assert select.select([process.stdout], [], [], 10)[0], "nothing was written"
+            if process.stdout.readline().startswith(b"core/core-0"):
+                used.append([len(os.listdir(f"/proc/{process.pid}/{what}")) for what in ("fd", "task")])
+        assert used[2] <= used[0], used
     finally:
         process.kill()
         process.wait(10)

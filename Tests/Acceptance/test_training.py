@@ -301,6 +301,14 @@ def test_verify_names_what_a_step_file_lacks(binary, tmp_path):
     assert done.returncode == 1 and "tokens" in done.stderr
 
 
+def test_verify_refuses_a_step_without_tokens(binary, tmp_path):
+    """No rows: a crash."""
+    write_safetensors(tmp_path / "step.safetensors", {"tokens": np.ones((2, 0), np.int32)})
+    done = anira("train", "verify", "--model", GOLDEN / "early-1x", "--step", tmp_path / "step.safetensors",
+                 check=False)
+    assert done.returncode == 1 and "'tokens' must be [rows, length" in done.stderr
+
+
 # --- eval ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")

@@ -224,6 +224,41 @@ struct LossTests {
         #expect(suite.ending("b").completed.tokens == [13])
     }
 
+    /// It left between two tokens, and its sessions waited seconds for a worker that had said goodbye.
+    @Test("A draining worker leaves once its sessions have gone to others, which wait for nobody", arguments: [true, false])
+    func leaving(handsOver: Bool) {
+        var suite = Suite(handsOver: handsOver)
+        suite.connect("other", .core)
+        suite.generate("r", prompt(5), new: 40)
+        suite.work(until: .core, afterTokens: 3)
+        let leaver = suite.players["core"]!.address
+        suite.feed(.drain(from: leaver))
+        suite.pass(ms: 250)
+        #expect(suite.dismissed.isEmpty)
+        suite.run()
+        suite.feed(.tick)
+        #expect(suite.dismissed.first == leaver)
+        suite.feed(.bye(from: leaver))
+        #expect(suite.ending("r").completed.tokens == (4..<44).map { Int32((3 * $0 + 1) % suite.model.vocabSize) })
+        #expect(suite.players["other"]!.computed.count > 20)
+        #expect((suite.counters.workersLost, suite.counters.redeliveries) == (0, 0))
+        #expect(suite.status().stages[1].workers.map(\.name) == ["other"])
+    }
+
+    @Test("A worker that holds nothing may leave at once")
+    func leavingIdle() {
+        var suite = Suite()
+        let address = suite.players["core"]!.address
+        suite.feed(.drain(from: address))
+        #expect(suite.dismissed == [address])
+        suite.feed(.bye(from: address))
+        suite.generate("r", prompt(5))
+        suite.run()
+        suite.connect("second", .core)
+        suite.run()
+        #expect(suite.ending("r").completed.tokens == [13])
+    }
+
     @Test("A worker that computes without progress is lost, one that waits is not")
     func stall() {
         var suite = Suite()

@@ -52,6 +52,7 @@ struct Suite {
     var acknowledged: [WorkerAddress] = []
     var refused: [Anira_Worker_V1_Refused] = []
     var heartbeats: [WorkerAddress] = []
+    var dismissed: [WorkerAddress] = []
     var ledger = LedgerContents()
     var reservations: [UInt64] = []
 
@@ -245,6 +246,7 @@ struct Suite {
                 releases.append((session, drop))
                 change(address) { if drop { $0.held[session] = nil } }
             case .heartbeat(let address): heartbeats.append(address)
+            case .dismiss(let address): dismissed.append(address)
             case .end(let ending):
                 if let answer = ending.answer { ledger.results.append(answer) }
                 if let (name, record) = ending.session { ledger.sessions[name] = record }

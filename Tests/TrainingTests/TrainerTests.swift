@@ -69,6 +69,23 @@ import Testing
         }
     }
 
+    @Test(arguments: ["heads", "hiddenSize", "maxDepth"])
+    func `a run whose configuration was edited into another model does not go on`(setting: String) throws {
+        try withFolder { folder in
+            var c = tinyTraining(.online, steps: 4)
+            _ = try train(c, in: folder)
+            let good = try file(folder, "model.safetensors")
+            switch setting {
+            case "heads": c.heads = 1
+            case "hiddenSize": c.hiddenSize = 32
+            default: c.maxDepth = 2
+            }
+            let error = #expect(throws: TrainingError.self) { try train(c, in: folder, resume: true) }
+            #expect("\(try #require(error))".contains("is not of the model in config.json"))
+            #expect(try file(folder, "model.safetensors") == good)
+        }
+    }
+
     @Test func `records follow the steps without gaps or repeats after going on`() throws {
         try withFolder { folder in
             let c = tinyTraining(.online)

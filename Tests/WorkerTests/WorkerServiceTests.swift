@@ -81,6 +81,8 @@ struct WorkerServiceTests {
             let worker = try next(.ready, router).sender
             try body(&router, worker)
             service.stop()
+            _ = try next(.drain, router)
+            #expect(router.send([worker] + workerFrames(.drain)) == .sent)
             _ = try next(.bye, router)
         }
         context.terminate()
