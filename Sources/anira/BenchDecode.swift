@@ -49,8 +49,8 @@ struct BenchDecode: ParsableCommand {
 
     func validate() throws {
         guard depth >= 1, depth <= shape.maxDepth else { throw ValidationError("--depth must be 1…\(shape.maxDepth)") }
-        guard sessions > 0, tokens > 1, rounds > 0 else {
-            throw ValidationError("--sessions, --tokens and --rounds must be above 0")
+        guard (1...512).contains(sessions), (2...1900).contains(tokens), (1...10_000).contains(rounds) else {
+            throw ValidationError("--sessions must be 1…512, --tokens 2…1900, --rounds 1…10000")
         }
     }
 

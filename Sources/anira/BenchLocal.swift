@@ -118,10 +118,12 @@ struct BenchBatch: ParsableCommand {
     }
 
     func validate() throws {
-        guard depth >= 1, 2 * depth - 1 <= shape.maxDepth else {
+        guard depth >= 1, depth <= (shape.maxDepth + 1) / 2 else {
             throw ValidationError("--depth must be 1…\((shape.maxDepth + 1) / 2)")
         }
-        guard tokens > 1, rounds > 0 else { throw ValidationError("--tokens must be above 1, --rounds above 0") }
+        guard (2...1900).contains(tokens), (1...10_000).contains(rounds) else {
+            throw ValidationError("--tokens must be 2…1900, --rounds 1…10000")
+        }
     }
 
     func run() throws {
@@ -286,9 +288,10 @@ struct BenchContext: ParsableCommand {
 
     func run() throws {
         let contexts = try integers(contexts, "--contexts").map(Int.init)
-        guard contexts.allSatisfy({ (2...1900).contains($0) }), !contexts.isEmpty, rounds > 0,
+        guard depth >= 1, depth <= shape.maxDepth else { throw ValidationError("--depth must be 1…\(shape.maxDepth)") }
+        guard contexts.allSatisfy({ (2...1900).contains($0) }), !contexts.isEmpty, (1...10_000).contains(rounds),
             (2...100).contains(tokens)
-        else { throw ValidationError("--contexts must be 2…1900, --tokens 2…100, --rounds above 0") }
+        else { throw ValidationError("--contexts must be 2…1900, --tokens 2…100, --rounds 1…10000") }
         let rows = try withBenchEngine(shape, compute) { checkpoint, engine in
             var found: [[DecodeClock]] = []
             for round in 0..<rounds {

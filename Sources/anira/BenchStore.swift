@@ -32,8 +32,10 @@ struct BenchStore: ParsableCommand {
     }
 
     func validate() throws {
-        guard (1...8192).contains(hidden), (1...64).contains(entries), commits > 0, rounds > 0 else {
-            throw ValidationError("--hidden must be 1…8192, --entries 1…64, --commits and --rounds above 0")
+        guard (1...8192).contains(hidden), (1...64).contains(entries), (1...100_000).contains(commits),
+            (1...10_000).contains(rounds)
+        else {
+            throw ValidationError("--hidden must be 1…8192, --entries 1…64, --commits 1…100000, --rounds 1…10000")
         }
     }
 

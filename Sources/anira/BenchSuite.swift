@@ -67,8 +67,10 @@ struct BenchSuite: ParsableCommand {
 
     func validate() throws {
         guard depth >= 1, depth <= shape.maxDepth else { throw ValidationError("--depth must be 1…\(shape.maxDepth)") }
-        guard (1...512).contains(sessions), tokens > 1, rounds > 0, seconds >= 0 else {
-            throw ValidationError("--sessions must be 1…512, --tokens above 1, --rounds above 0, --seconds 0 or more")
+        guard (1...512).contains(sessions), (2...1900).contains(tokens), (1...10_000).contains(rounds),
+            (0...86_400).contains(seconds)
+        else {
+            throw ValidationError("--sessions must be 1…512, --tokens 2…1900, --rounds 1…10000, --seconds 0…86400")
         }
     }
 

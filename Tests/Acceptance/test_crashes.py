@@ -53,28 +53,45 @@ def whole(suite, counts):
         return all(ready.get(kind) == counts[kind] for kind in ("decider", "core", "coda"))
 
 
-@pytest.mark.parametrize("seed", (1, 2))
-@pytest.mark.parametrize("kind", ("decider", "core", "coda"))
-def test_a_killed_worker_loses_no_request_and_changes_no_answer(suite, work, kind, seed):
-    chance = random.Random(f"{kind} {seed}")
-    counts = {k: len(pids) for k, pids in suite.workers().items()}
-    victim = chance.choice(suite.workers()[kind])
+def end_one_under_load(suite, work, victim, number, wanted):
+    """Sends a process the signal after so many tokens; every request ends as undisturbed."""
     with Dealer(suite.endpoint) as client:
         expected = {client.send({"generate": request}): answer for request, answer in work}
-        early, wanted = [], chance.randrange(10, REQUESTS * NEW_TOKENS // 3)
+        early = []
         while sum(r.kind == "token" for r in early) < wanted:
             early.append(client.receive(20))
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, number)
         ended = {r.id for r in early if r.kind == "completed"}
-        assert len(ended) < REQUESTS, "nothing was running when the worker was killed"
+        assert len(ended) < REQUESTS, "nothing was running when the worker ended"
         replies = {id: [r for r in early if r.id == id] for id in expected}
         for id, more in client.collect(set(expected) - ended, 60).items():
             replies[id] += more
         for id, answer in expected.items():
             check(replies[id], answer)
         client.quiet(0.5)
+
+
+@pytest.mark.parametrize("seed", (1, 2))
+@pytest.mark.parametrize("kind", ("decider", "core", "coda"))
+def test_a_killed_worker_loses_no_request_and_changes_no_answer(suite, work, kind, seed):
+    chance = random.Random(f"{kind} {seed}")
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    victim = chance.choice(suite.workers()[kind])
+    end_one_under_load(suite, work, victim, signal.SIGKILL, chance.randrange(10, REQUESTS * NEW_TOKENS // 3))
     wait_for(lambda: whole(suite, counts), 20, f"a new {kind}")
     assert victim not in suite.workers()[kind]
+
+
+def test_a_worker_that_is_stopped_hands_its_sessions_over(suite, work):
+    """It left between two tokens, and its sessions waited for it as for one that was killed."""
+    def lost():
+        with Dealer(suite.endpoint) as client:
+            return client.one({"status": {}}).content["counters"].get("workers_lost", 0)
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    before = lost()
+    end_one_under_load(suite, work, suite.workers()["core"][0], signal.SIGTERM, 10)
+    assert lost() == before
+    wait_for(lambda: whole(suite, counts), 20, "a new core")
 
 
 @pytest.mark.parametrize("kind", ("decider", "core", "coda"))
