@@ -75,7 +75,7 @@ struct EarlyExits {
     /// Depth of a row, 1…K.
     func depth(_ row: Int) -> Int { 1 + Int(anira_argmax(soft + row * maxDepth, Int32(maxDepth))) }
 
-    /// Adds to dLogits [K] of one row: the choice's gradient dz through soft, the regulariser's through p.
+    /// Sets dLogits [K] of one row: the choice's gradient dz through soft, the regulariser's through p.
     func backward(
         _ row: Int, dz: UnsafePointer<Float>, prior: DepthPrior, weight: Float, temperature: Float,
         into dLogits: UnsafeMutablePointer<Float>

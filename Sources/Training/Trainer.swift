@@ -25,7 +25,8 @@ public final class Trainer {
     private let optimizer: Optimizer
     private let prior: DepthPrior
     private var schedule: Schedule
-    private var step = 0
+    /// Steps taken.
+    public private(set) var step = 0
     private let directory: String
     private let log: MetricsLog
     private let validation: [Row]

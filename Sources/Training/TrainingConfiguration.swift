@@ -120,6 +120,20 @@ public struct TrainingConfiguration: Codable, Sendable, Equatable {
         }
         _ = try model(vocabulary: task.vocabulary.count)
     }
+
+    /// What a short run may not have meant.
+    public var remarks: [String] {
+        var found: [String] = []
+        if warmup > steps {
+            found.append("the learning rate rises for \(warmup) steps (--warmup), longer than this run")
+        }
+        if lambda > 0, learnAtMost >= steps {
+            found.append(
+                "unless \(Int(100 * learnUntil))% of the answers' tokens are right before (--learn-until), no compute is saved "
+                    + "in the first \(learnAtMost) steps (--learn-at-most): this run may end with λ = 0")
+        }
+        return found
+    }
 }
 
 extension TrainingConfiguration {

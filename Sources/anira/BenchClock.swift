@@ -60,9 +60,7 @@ extension LocalEngine {
             for request in requests {
                 for (reply, _) in take(request.id) {
                     if case .token = reply.reply { clock.see(reply.id) }
-                    if case .error(let error) = reply.reply {
-                        throw RequestFailure(code: error.code, message: error.message)
-                    }
+                    try reply.check()
                     if reply.isLast {
                         clock.finish()
                         open.remove(reply.id)
@@ -109,7 +107,7 @@ final class SuiteUnderTest {
         while !open.isEmpty {
             let (reply, _) = try client.receive(seconds: 60)
             if case .token = reply.reply { clock.see(reply.id) }
-            if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+            try reply.check()
             if reply.isLast {
                 clock.finish()
                 open.remove(reply.id)

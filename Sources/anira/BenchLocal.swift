@@ -222,7 +222,7 @@ struct BenchPrefill: ParsableCommand {
             throw ValidationError("--lengths must be 2…2000, --rounds above 0")
         }
         let rows = try withBenchEngine(shape, compute) { _, engine in
-            lengths.map { length in
+            try lengths.map { length in
                 var times: [Double] = []
                 var speeds: [Double] = []
                 var shares: [Double] = []
@@ -233,6 +233,7 @@ struct BenchPrefill: ParsableCommand {
                     let request = benchRequest("prefill-\(round)", shape, length: length, new: 1) { _ in }
                     var answer = ClientReply()
                     let time = seconds { answer = engine.run([request])[0].reply }
+                    try answer.check()
                     depth = Double(answer.completed.usage.meanDepth)
                     let depths = answer.completed.promptDepths
                     let limits = Limits(shape, (before + sgemmPeak(1024)) / 2)

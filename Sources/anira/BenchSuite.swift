@@ -216,7 +216,7 @@ struct BenchSuite: ParsableCommand {
         while !open.isEmpty || !sent.isEmpty {
             let (reply, _) = try client.receive(seconds: 60)
             if case .token = reply.reply, open.contains(reply.id) { clock.see(reply.id) }
-            if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+            try reply.check()
             guard reply.isLast else { continue }
             if open.remove(reply.id) != nil { clock.finish() }
             guard sent.remove(reply.id) != nil else { continue }
@@ -281,7 +281,7 @@ struct BenchSuite: ParsableCommand {
             guard let index = reply.id.split(separator: "-").last.flatMap({ Int($0) }) else { continue }
             let time = monotonicNanoseconds() - due(index)
             if case .token = reply.reply, started.insert(reply.id).inserted { first.record(time) }
-            if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+            try reply.check()
             if reply.isLast {
                 whole.record(time)
                 ended += 1

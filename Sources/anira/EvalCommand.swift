@@ -2,6 +2,7 @@ import Analysis
 import ArgumentParser
 import Engine
 import Foundation
+import Kernels
 import Messaging
 import Model
 import Proto
@@ -117,6 +118,9 @@ struct Eval: ParsableCommand {
         let all = Array(task.trainingSizes)
         let chosen = try sizes.map { try integers($0, "--sizes").map(Int.init) }
         guard chosen?.isEmpty != true else { throw ValidationError("--sizes is empty; give e.g. 1,2,3") }
+        guard Set(chosen ?? []).count == chosen?.count ?? 0 else {
+            throw ValidationError("--sizes names a size twice")
+        }
         let wanted = chosen ?? (task.name == .depo ? [task.trainingSizes.upperBound] : all)
         return try wanted.flatMap { size in try (0..<rows).map { try dataset.row(at: UInt64($0), size: size) } }
     }
@@ -142,10 +146,9 @@ private struct TaskPasses {
         var found = [(predictions: [Int32], depths: [Int])](repeating: ([], []), count: rows.count)
         try runner.run(requests) { index, reply, tensors in
             let scored = reply.scored
-            let logits = try Self.logits(scored, tensors, tokens: rows[index].tokens.count)
-            found[index] = (
-                rows[index].targets.map { logits.argmax(row: $0 - 1) }, scored.depths.map(Int.init)
-            )
+            let predictions = try Self.predictions(
+                scored, tensors, tokens: rows[index].tokens.count, after: rows[index].targets.map { $0 - 1 })
+            found[index] = (predictions, scored.depths.map(Int.init))
         }
         // In the order of the rows, whatever order the replies came in: sums are then the same to the last bit.
         for (row, found) in zip(rows, found) {
@@ -155,31 +158,21 @@ private struct TaskPasses {
         return table
     }
 
-    /// The reply's logits [tokens, V], checked before use.
-    private static func logits(_ scored: Anira_V1_Scored, _ tensors: [Frame], tokens: Int) throws -> Logits {
-        let reference = scored.logits
-        let frame = Int(reference.frame) - 1
-        guard reference.shape.count == 2, Int(reference.shape[0]) == tokens, reference.shape[1] > 0,
-            tensors.indices.contains(frame), scored.depths.count == tokens,
-            tensors[frame].bytes.count == tokens * Int(reference.shape[1]) * 4
+    /// The most probable token after each of `positions`, from the reply's logits [tokens, V], which are checked before use.
+    private static func predictions(
+        _ scored: Anira_V1_Scored, _ tensors: [Frame], tokens: Int, after positions: [Int]
+    ) throws -> [Int32] {
+        let (shape, frame) = (scored.logits.shape, Int(scored.logits.frame) - 1)
+        guard shape.count == 2, Int(shape[0]) == tokens, shape[1] > 0, tensors.indices.contains(frame),
+            scored.depths.count == tokens, tensors[frame].count == tokens * Int(shape[1]) * 4
         else { throw RequestFailure(code: "INTERNAL", message: "a scored reply has no logits of the right shape") }
-        return Logits(bytes: tensors[frame], width: Int(reference.shape[1]))
-    }
-
-    private struct Logits {
-        let bytes: Frame
-        let width: Int
-
-        /// First maximum of a row.
-        func argmax(row: Int) -> Int32 {
-            bytes.bytes.withUnsafeBytes { raw in
-                var best = (index: 0, value: -Float.infinity)
-                for index in 0..<width {
-                    let value = raw.loadUnaligned(fromByteOffset: (row * width + index) * 4, as: Float.self)
-                    if value > best.value { best = (index, value) }
-                }
-                return Int32(best.index)
-            }
+        // A frame's bytes may begin anywhere.
+        let logits = [Float](unsafeUninitializedCapacity: tokens * Int(shape[1])) { floats, count in
+            tensors[frame].withBytes { UnsafeMutableRawBufferPointer(floats).copyMemory(from: $0) }
+            count = tokens * Int(shape[1])
+        }
+        return logits.withUnsafeBufferPointer { logits in
+            positions.map { anira_argmax(logits.baseAddress! + $0 * Int(shape[1]), Int32(shape[1])) }
         }
     }
 }

@@ -11,11 +11,11 @@ struct KV: ParsableCommand {
 /// Which environments a command looks into.
 struct StoreOptions: ParsableArguments {
     @Option(help: "The suite's data folder.") var data = "anira-data"
-    @Option(help: "Only this stage: prelude, core or coda.") var stage: String?
+    @Option(help: "Only this stage: decider (whose store is named prelude), core or coda.") var stage: String?
     @Flag(help: "Print JSON.") var json = false
 
     func validate() throws {
-        let stages = ["prelude", "core", "coda"]
+        let stages = ["decider", "prelude", "core", "coda"]
         guard stage.map(stages.contains) ?? true else {
             throw ValidationError("--stage '\(stage ?? "")' is not one of \(stages.joined(separator: ", "))")
         }
@@ -23,8 +23,9 @@ struct StoreOptions: ParsableArguments {
 
     func paths() throws -> [String] {
         let all = try KVInspector.environments(data: data)
+        let folder = stage == "decider" ? "prelude" : stage
         let chosen = all.filter { path in
-            stage.map { URL(fileURLWithPath: path).deletingLastPathComponent().lastPathComponent == $0 } ?? true
+            folder.map { URL(fileURLWithPath: path).deletingLastPathComponent().lastPathComponent == $0 } ?? true
         }
         guard !chosen.isEmpty else {
             throw KVStoreError(

@@ -42,7 +42,7 @@ struct TargetOptions: ParsableArguments {
             let client = try Client(endpoint: endpoint, context: Context())
             last = try cancelling(client) { try client.run(request, seconds: timeout, onReply: onReply) }
         }
-        if case .error(let error) = last.reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+        try last.reply.check()
         return last
     }
 }
@@ -67,6 +67,13 @@ struct RequestFailure: Error, CustomStringConvertible {
     let code: String
     let message: String
     var description: String { "\(code): \(message)" }
+}
+
+extension ClientReply {
+    /// Throws what an error reply says.
+    func check() throws {
+        if case .error(let error) = reply { throw RequestFailure(code: error.code, message: error.message) }
+    }
 }
 
 extension LocalEngine {

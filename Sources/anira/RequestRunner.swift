@@ -81,7 +81,7 @@ final class RequestRunner {
     private func deliver(
         _ index: Int, _ reply: ClientReply, _ tensors: [Frame], _ onReply: (Int, ClientReply, [Frame]) throws -> Void
     ) throws {
-        if case .error(let error) = reply.reply { throw RequestFailure(code: error.code, message: error.message) }
+        try reply.check()
         try onReply(index, reply, tensors)
     }
 }

@@ -5,12 +5,20 @@ import Router
 
 struct ScoreCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "score", abstract: "Log-probability and depth of every token of a text.")
+        commandName: "score", abstract: "Log-probability and depth of every token of a text.",
+        discussion: """
+            A token's log-probability comes from the position before it; its depth is that of its own position, \
+            which predicts the next token.
+            """)
     @OptionGroup var prompt: PromptOptions
     @OptionGroup var target: TargetOptions
     @OptionGroup var depth: DepthOptions
     @Flag(help: "Print the reply as a line of JSON.") var json = false
     @Flag(help: "With --json: each token's exit distribution too.") var distributions = false
+
+    func validate() throws {
+        guard json || !distributions else { throw ValidationError("--distributions needs --json") }
+    }
 
     func run() throws {
         let (text, tokens) = try prompt.prompt()

@@ -93,7 +93,7 @@ def test_a_data_folder_that_holds_nothing_belongs_to_any_model(models, tmp_path)
     ("up", "--model", "x", "--cores", "many"), ("up", "--model", "x", "--cores", "0"), ("kv", "nonsense"),
     ("status", "--endpoint"), ("core", "--nonsense"), ("generate", "--max-new-tokens", "many"),
     ("status", "--timeout", "nan"), ("generate", "a", "--timeout", "1e300"), ("generate", "a", "--model", "x"),
-    ("kv", "gc", "--keep-hours", "1e18"), ("kv", "stat", "--stage", "decider"), ("up", "--model", "x", "--data", ""),
+    ("kv", "gc", "--keep-hours", "1e18"), ("kv", "stat", "--stage", "router"), ("up", "--model", "x", "--data", ""),
     ("up", "--model", "x", "--max-rows", "1000000000"),
     ("up", "--model", "x", "--endpoint", "tcp://127.0.0.1:99999"), ("up", "--model", "x", "--endpoint", "inproc://a"),
     ("core", "--model", "x", "--name", "../x"), ("core", "--model", "x", "--name", ""),

@@ -225,7 +225,9 @@ struct LossTests {
     }
 
     /// It left between two tokens, and its sessions waited seconds for a worker that had said goodbye.
-    @Test("A draining worker leaves once its sessions have gone to others, which wait for nobody", arguments: [true, false])
+    @Test(
+        "A draining worker leaves once its sessions have gone to others, which wait for nobody",
+        arguments: [true, false])
     func leaving(handsOver: Bool) {
         var suite = Suite(handsOver: handsOver)
         suite.connect("other", .core)

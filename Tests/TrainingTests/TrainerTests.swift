@@ -152,6 +152,14 @@ import Testing
         }
     }
 
+    @Test func `a run too short for its schedule is told so`() {
+        var c = tinyTraining(.early)
+        #expect(c.remarks.isEmpty)
+        (c.warmup, c.learnAtMost) = (500, 6)
+        #expect(c.remarks.count == 2)
+        #expect(c.remarks[0].contains("--warmup") && c.remarks[1].contains("--learn-at-most"))
+    }
+
     @Test(arguments: ["steps", "learning-rate", "num_attention_heads", "max-length", "threads", "hops"])
     func `a setting that makes no sense is named`(setting: String) throws {
         var c = tinyTraining(.early)

@@ -173,6 +173,7 @@ class Anira:
                 self._resume()
             if self._socket in ready:
                 self._take(id, *self._socket.recv_multipart())
+                end = time.monotonic() + self.timeout
         kind, content = self._open[id].replies.popleft()
         if kind == "error":
             raise AniraError(content["code"], content["message"], content.get("retry_after_ms"))
