@@ -74,15 +74,23 @@ extension RouterState {
             item.enqueued = now
             enqueue(item)
         }
-        dismissIfDone(worker)
+        // With requests it is told at a tick: a signal to all may reach the Router after its workers.
+        if worker.requests.isEmpty { dismissIfDone(worker) }
     }
 
     /// Tells a draining worker once nothing is, or may be, on its way to it.
     private mutating func dismissIfDone(_ worker: Worker) {
         guard worker.state == .draining, worker.leases.isEmpty,
-            !worker.requests.contains(where: { requests[$0]?.handedOver != nil })
+            !worker.requests.contains(where: { requests[$0]?.handedOver != nil }),
+            !finishesAlone(worker) || worker.requests.isEmpty
         else { return }
         actions.append(.dismiss(worker.address))
+    }
+
+    /// Whether all of the suite is being stopped, and no other worker is left for its running requests.
+    private func finishesAlone(_ worker: Worker) -> Bool {
+        isShuttingDown && worker.state == .draining
+            && !workers.values.contains { $0.stage == worker.stage && $0.state == .ready }
     }
 
     /// A worker has ended in order, and nobody waits for it: what it still owes goes to others.
@@ -162,7 +170,9 @@ extension RouterState {
         let ranked = candidates.map {
             (rank: (owed(by: $0), $0.requests.count, $0.figures.residentSessions, $0.name), worker: $0)
         }
-        guard let chosen = ranked.min(by: { $0.rank < $1.rank })?.worker else { return nil }
+        guard let chosen = ranked.min(by: { $0.rank < $1.rank })?.worker else {
+            return holder.flatMap { $0.stage == stage && finishesAlone($0) ? $0 : nil }
+        }
         if !pin.isEmpty {
             holder?.requests.remove(request.id)
             // Its copy would be out of date if the session ever came back.

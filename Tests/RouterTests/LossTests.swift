@@ -247,6 +247,21 @@ struct LossTests {
         #expect(suite.status().stages[1].workers.map(\.name) == ["other"])
     }
 
+    @Test("Where all is being stopped, the only workers finish the requests that run", arguments: [true, false])
+    func stoppingTogether(handsOver: Bool) {
+        var suite = Suite(handsOver: handsOver)
+        suite.generate("r", prompt(5), new: 40)
+        suite.work(until: .core, afterTokens: 3)
+        for stage in StageKind.allCases { suite.feed(.drain(from: suite.players[stage.rawValue]!.address)) }
+        suite.feed(.shutDown)
+        suite.feed(.tick)
+        #expect(suite.dismissed.isEmpty)
+        suite.run()
+        #expect(suite.ending("r").completed.tokens.count == 40)
+        suite.feed(.tick)
+        #expect(suite.dismissed.count == 3)
+    }
+
     @Test("A worker that holds nothing may leave at once")
     func leavingIdle() {
         var suite = Suite()
