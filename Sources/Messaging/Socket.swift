@@ -85,8 +85,13 @@ public struct Socket: ~Copyable {
         set(ZMQ_RCVHWM, options.highWaterMark)
         set(ZMQ_LINGER, options.lingerMS)
         set(ZMQ_MAXMSGSIZE, options.maxFrameBytes)
-        set(ZMQ_HEARTBEAT_IVL, Int32(1000))
-        set(ZMQ_HEARTBEAT_TIMEOUT, Int32(5000))
+        // A machine that is gone is the kernel's to notice: libzmq's own heartbeats (4.3.4) end the process when one is due
+        // on a connection that broke while much of it was unread.
+        set(ZMQ_TCP_KEEPALIVE, Int32(1))
+        set(ZMQ_TCP_KEEPALIVE_IDLE, Int32(2))
+        set(ZMQ_TCP_KEEPALIVE_INTVL, Int32(1))
+        set(ZMQ_TCP_KEEPALIVE_CNT, Int32(4))
+        set(ZMQ_TCP_MAXRT, Int32(6000))
         if kind == .router {
             set(ZMQ_ROUTER_MANDATORY, Int32(1))
             // A peer that comes back before its old connection is gone would be ignored for good.

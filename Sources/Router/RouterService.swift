@@ -100,6 +100,8 @@ private struct RouterLoop: ~Copyable {
     /// What the ledger did not take, oldest first: tried again with each tick.
     private var unwritten: [Ending] = []
     private static let mostUnwritten = 1024
+    /// Of a round, for reading clients' messages.
+    private static let mostReadingNS: UInt64 = 5_000_000
     /// Why; until the next tick nothing else is tried.
     private var writeFailure: KVStoreError?
     private let trace: TraceFile?
@@ -136,9 +138,10 @@ private struct RouterLoop: ~Copyable {
             let round = monotonicNanoseconds()
             if round - lastRound > 4 * tickNS { feed(.stoodStill(round - lastRound)) }
             lastRound = round
-            // Bounded rounds: neither side starves the other or the clock.
+            // Bounded rounds: neither side starves the other or the clock. Long prompts take long to read, and tokens wait.
             if ready.first { for _ in 0..<256 { guard takeWorkerMessage() else { break } } }
-            if ready.second { for _ in 0..<256 { guard takeClientMessage() else { break } } }
+            let readBy = monotonicNanoseconds() + Self.mostReadingNS
+            if ready.second { while takeClientMessage(), monotonicNanoseconds() < readBy {} }
             if monotonicNanoseconds() >= nextTick {
                 feed(.tick)
                 if !unwritten.isEmpty { writeEndings() }

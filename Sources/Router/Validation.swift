@@ -142,9 +142,9 @@ struct Validator: Sendable {
         }
     }
 
-    private func check(_ token: Int32, _ field: String) throws {
+    private func check(_ token: Int32, _ field: @autoclosure () -> String) throws {
         guard token >= 0, token < configuration.vocabSize else {
-            throw Refusal.invalid(field, "unknown token \(token); ids are 0…\(configuration.vocabSize - 1)")
+            throw Refusal.invalid(field(), "unknown token \(token); ids are 0…\(configuration.vocabSize - 1)")
         }
     }
 
@@ -198,12 +198,12 @@ struct Validator: Sendable {
         return (rule, depths)
     }
 
-    private func level(_ value: Int32?, _ field: String) throws -> Int {
+    private func level(_ value: Int32?, _ field: @autoclosure () -> String) throws -> Int {
         guard let value else {
-            throw Refusal.invalid(field, "is needed for this policy: a depth of 1…\(configuration.maxDepth)")
+            throw Refusal.invalid(field(), "is needed for this policy: a depth of 1…\(configuration.maxDepth)")
         }
         guard value >= 1, value <= configuration.maxDepth else {
-            throw Refusal.invalid(field, "depth must be 1…\(configuration.maxDepth), found \(value)")
+            throw Refusal.invalid(field(), "depth must be 1…\(configuration.maxDepth), found \(value)")
         }
         return Int(value)
     }

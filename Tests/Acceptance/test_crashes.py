@@ -82,6 +82,17 @@ def test_a_killed_worker_loses_no_request_and_changes_no_answer(suite, work, kin
     assert victim not in suite.workers()[kind]
 
 
+@pytest.mark.parametrize("number", (signal.SIGABRT, signal.SIGTRAP))
+@pytest.mark.parametrize("kind", ("router", "core"))
+def test_what_crashes_is_started_again_at_once(suite, kind, number):
+    """A library's abort, a trap: the runtime's report came first, and could hang, the process with it."""
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    victim = suite.workers()[kind][0]
+    os.kill(victim, number)
+    wait_for(lambda: victim not in suite.workers()[kind], 20, "its end")
+    wait_for(lambda: whole(suite, counts), 20, f"a new {kind}")
+
+
 def test_a_worker_that_is_stopped_hands_its_sessions_over(suite, work):
     """It left between two tokens, and its sessions waited for it as for one that was killed."""
     def lost():

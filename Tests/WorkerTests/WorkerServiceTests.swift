@@ -43,7 +43,6 @@ struct WorkerServiceTests {
         func admit(_ work: Work) { seen.requests.withLock { $0.append(work.item.request) } }
         func step() -> Bool { false }
         func cancel(request: UInt64, through attempt: UInt32) {}
-        func release(session: UInt64, drop: Bool) {}
     }
 
     /// The next message of this kind, without its first frame, the sender; the others are passed over.
@@ -82,7 +81,8 @@ struct WorkerServiceTests {
             try body(&router, worker)
             service.stop()
             _ = try next(.drain, router)
-            #expect(router.send([worker] + workerFrames(.drain)) == .sent)
+            // One that this Router has not registered does not wait for it, and may be gone.
+            #expect([.sent, .unroutable].contains(router.send([worker] + workerFrames(.drain))))
             _ = try next(.bye, router)
         }
         context.terminate()
@@ -126,7 +126,6 @@ struct WorkerServiceTests {
             return true
         }
         func cancel(request: UInt64, through attempt: UInt32) {}
-        func release(session: UInt64, drop: Bool) {}
     }
 
     /// What the Router had sent meanwhile was read only after the worker had concluded that it was gone; the worker then
@@ -170,7 +169,6 @@ struct WorkerServiceTests {
         }
         func step() -> Bool { false }
         func cancel(request: UInt64, through attempt: UInt32) {}
-        func release(session: UInt64, drop: Bool) {}
     }
 
     /// With ZMQ_IMMEDIATE libzmq dropped what was not read yet, and aborted between two frames of a message: at the hundredth
