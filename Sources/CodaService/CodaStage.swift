@@ -54,10 +54,6 @@ public final class CodaStage: Stage {
 
     public func cancel(request: UInt64, through attempt: UInt32) { queue.cancel(request: request, through: attempt) }
 
-    public func release(session: UInt64, drop: Bool) {
-        if drop { store.drop(session: session) { _ in } } else { store.release(session: session) }
-    }
-
     public func step() -> Bool {
         let before = queue.count
         let rows = queue.next()

@@ -229,6 +229,11 @@ public final class KVStore {
     /// Drops a session from memory only.
     public func release(session id: UInt64) { resident.remove(id) }
 
+    /// The same, or (drop) removes it.
+    public func release(session id: UInt64, drop: Bool) {
+        if drop { self.drop(session: id) } else { release(session: id) }
+    }
+
     /// Removes a session from memory and store.
     public func drop(session id: UInt64, completion: @escaping @Sendable (KVStoreError?) -> Void = { _ in }) {
         resident.remove(id)

@@ -15,9 +15,6 @@ public struct Work: Sendable {
         self.tensor = tensor
         self.taken = taken
     }
-
-    /// Bytes it occupies on the way, for credit.
-    public var bytes: Int { 64 + Int(item.count) * 4 + (tensor?.count ?? 0) }
 }
 
 /// What became of one item, with its tensor.

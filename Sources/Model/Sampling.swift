@@ -55,12 +55,9 @@ public struct SamplingRule: Sendable, Equatable {
         return weights.count
     }
 
-    /// Counter-based SplitMix64: a number in 0..<1 from (seed, position).
+    /// A number in 0..<1 from (seed, position).
     private func uniform(_ position: Int) -> Float {
-        var z = seed &+ 0x9E37_79B9_7F4A_7C15 &* UInt64(truncatingIfNeeded: position + 1)
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        z ^= z >> 31
-        return Float(z >> 40) / Float(1 << 24)
+        var generator = SplitMix64(state: seed, drawn: position)
+        return Float(generator.next() >> 40) / Float(1 << 24)
     }
 }

@@ -114,7 +114,7 @@ public final class CoreStage: Stage {
 
     public func release(session: UInt64, drop: Bool) {
         removeRows { $0.session == session }
-        if drop { store.drop(session: session) { _ in } } else { store.release(session: session) }
+        store.release(session: session, drop: drop)
     }
 
     public func step() -> Bool {

@@ -1,17 +1,8 @@
-/// SplitMix64: the same numbers from the same seed on every machine.
-public struct SplitMix: RandomNumberGenerator {
-    private var state: UInt64
+import Model
 
-    public init(state: UInt64) { self.state = state }
+public typealias SplitMix = SplitMix64
 
-    public mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-
+extension SplitMix64 {
     /// 0..<bound.
     public mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
 }

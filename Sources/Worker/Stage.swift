@@ -19,6 +19,10 @@ public protocol Stage: AnyObject {
     var store: KVStore { get }
 }
 
+extension Stage {
+    public func release(session: UInt64, drop: Bool) { store.release(session: session, drop: drop) }
+}
+
 /// Counts of a stage since its start.
 public struct StageFigures: Sendable {
     public var steps = 0

@@ -1,4 +1,5 @@
 import Foundation
+import Model
 
 /// Lines to standard output, written in blocks.
 struct LineOutput: ~Copyable {
@@ -36,15 +37,7 @@ struct LineOutput: ~Copyable {
 
     /// Writes what is pending.
     mutating func flush() throws(Failure) {
-        var rest = pending[...]
-        while !rest.isEmpty {
-            let written = rest.withUnsafeBytes { Foundation.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
-            if written >= 0 {
-                rest = rest.dropFirst(written)
-            } else if errno != EINTR {
-                throw Failure(code: errno)
-            }
-        }
+        guard pending.withUnsafeBytes({ writeAll($0, to: STDOUT_FILENO) }) else { throw Failure(code: errno) }
         pending.removeAll(keepingCapacity: true)
     }
 }

@@ -19,9 +19,7 @@ struct TrainVerify: ParsableCommand {
         let checkpoint = try Checkpoint(directory: model)
         let found = try StepFile(path: step, for: checkpoint).verify(checkpoint, threads: threads)
         if json {
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-            print(String(decoding: try encoder.encode(found), as: UTF8.self))
+            try printJSON(found)
         } else {
             show(found)
         }
