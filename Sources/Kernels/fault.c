@@ -25,9 +25,11 @@ void anira_leave(const struct anira_last_words *said) {
     _exit(is_aside ? ANIRA_SET_ASIDE_STATUS : 1);
 }
 
-// Runs on the thread at fault. Without words the signal comes once more, to whom it went before.
-static void fault(int number) {
-    if (words) anira_leave(words);
+// Runs on the thread at fault. Without words, or when another process sent the signal, it comes once more, to whom it went
+// before.
+static void fault(int number, siginfo_t *info, void *context) {
+    (void)context;
+    if (words && (info->si_code > 0 || info->si_pid == getpid())) anira_leave(words);
     for (int i = 0; i < COUNT; i++) {
         if (signals[i] == number) sigaction(number, &before[i], NULL);
     }
@@ -35,7 +37,7 @@ static void fault(int number) {
 }
 
 static void install(void) {
-    struct sigaction action = {.sa_handler = fault};
+    struct sigaction action = {.sa_sigaction = fault, .sa_flags = SA_SIGINFO};
     for (int i = 0; i < COUNT; i++) sigaction(signals[i], &action, &before[i]);
 }
 

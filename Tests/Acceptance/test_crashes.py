@@ -93,6 +93,21 @@ def test_what_crashes_is_started_again_at_once(suite, kind, number):
     wait_for(lambda: whole(suite, counts), 20, f"a new {kind}")
 
 
+def test_a_signal_from_outside_is_no_damage(suite, work):
+    """One that came while the store was read or written was taken for a fault in it, and the store was set aside."""
+    counts = {k: len(pids) for k, pids in suite.workers().items()}
+    with Dealer(suite.endpoint) as client:
+        for _ in range(4):
+            for request, _ in work:
+                client.send({"generate": request})
+            time.sleep(0.3)  # some of it spent in the store
+            for kind in ("decider", "core", "coda"):
+                for victim in suite.workers()[kind]:
+                    os.kill(victim, signal.SIGABRT)
+            wait_for(lambda: whole(suite, counts), 20, "new workers")
+    assert not list(suite.data.rglob("*.damaged"))
+
+
 def test_a_worker_that_is_stopped_hands_its_sessions_over(suite, work):
     """It left between two tokens, and its sessions waited for it as for one that was killed."""
     def lost():
