@@ -27,9 +27,9 @@ def bench(anira, part, *options):
 def measure_round(anira):
     """One look at everything; times are microseconds a token, speeds tokens a second."""
     def decode(depth, threads):
-        medians = bench(anira, "decode", "--local-only", "--sessions", 64, "--depth", depth, "--threads", threads)
-        medians = medians["results"]["medians"]
-        return {"one": medians["localMicros"], "many": 1e6 / medians["localBatchTokens"]}
+        found = bench(anira, "decode", "--local-only", "--sessions", 64, "--depth", depth, "--threads", threads)
+        local = found["results"]["local"]
+        return {"one": local["micros"], "many": 1e6 / local["batchTokens"]}
 
     context = {kv: bench(anira, "context", "--kv", kv, "--contexts", ",".join(map(str, CONTEXTS)))["results"]
                for kv in ("f32", "f16")}

@@ -100,8 +100,8 @@ def anira(binary, weights, kv):
     found = json.loads(subprocess.run(
         [binary, "bench", "decode", "--local-only", "--json", "--rounds", "1", "--depth", "3", "--sessions", "64",
          "--tokens", "64", "--weights", weights, "--kv", kv], check=True, capture_output=True, text=True).stdout)
-    found = found["results"]["medians"]
-    return 1e6 / found["localMicros"], found["localBatchTokens"]
+    local = found["results"]["local"]
+    return 1e6 / local["micros"], local["batchTokens"]
 
 
 def mixed(binary):

@@ -318,7 +318,7 @@ extension RouterState {
             $0.state = worker.state.rawValue
             $0.pid = worker.pid
             $0.inFlight = Int32(worker.leases.count)
-            $0.busy = figures.busy
+            $0.busy = worker.state == .lost ? 0 : figures.busy
             $0.rowsPerStep = figures.steps > 0 ? figures.rows / figures.steps : 0
             $0.depthHistogram = figures.depthHistogram.map { Int32(clamping: $0) }
             $0.steps = figures.steps

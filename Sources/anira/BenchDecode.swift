@@ -19,31 +19,54 @@ struct BenchDecode: ParsableCommand {
     @Flag(help: "Leave the services out.") var localOnly = false
     @Flag(help: "Print the results as JSON.") var json = false
 
-    struct Round: Codable {
-        var floorMicros = 0.0
-        var localMicros = 0.0
-        var localBatchTokens = 0.0
-        var suiteMicros = 0.0
-        var suiteBatchTokens = 0.0
-        /// Between two tokens of a session, one alone and many.
-        var localP50 = 0.0, localP99 = 0.0, localBatchP50 = 0.0, localBatchP99 = 0.0
-        var suiteP50 = 0.0, suiteP99 = 0.0, suiteBatchP50 = 0.0, suiteBatchP99 = 0.0
+    /// One session and many, in this process or through the services.
+    struct Figures: Codable {
+        /// Microseconds a token of one session, tokens per second of many.
+        var micros: Double
+        var batchTokens: Double
+        /// Microseconds between two tokens of a session, one alone and many.
+        var p50, p99, batchP50, batchP99: Double
+
+        init(one: DecodeClock, many: DecodeClock) throws {
+            micros = 1e6 / (try one.tokensPerSecond())
+            batchTokens = try many.tokensPerSecond()
+            (p50, p99) = (one.gapMicros(50), one.gapMicros(99))
+            (batchP50, batchP99) = (many.gapMicros(50), many.gapMicros(99))
+        }
+
+        /// Medians of each.
+        init(_ rounds: [Figures]) {
+            micros = median(rounds.map(\.micros))
+            batchTokens = median(rounds.map(\.batchTokens))
+            (p50, p99) = (median(rounds.map(\.p50)), median(rounds.map(\.p99)))
+            (batchP50, batchP99) = (median(rounds.map(\.batchP50)), median(rounds.map(\.batchP99)))
+        }
+
+        /// Tokens per second of many sessions over those of one.
+        var batchGain: Double { batchTokens * micros / 1e6 }
     }
 
+    private struct Round {
+        var floorMicros: Double
+        var local: Figures
+        var suite: Figures?
+    }
+
+    /// Medians of the rounds. The gains are tokens per second of many sessions over those of one.
     struct Report: Codable {
         var weights: String
         var kv: String
         var threads: Int
         var depth: Int
         var sessions: Int
-        var medians: Round
+        var floorMicros: Double
+        var local: Figures
         /// Local engine, batch 1, over the time to read the touched weights once.
         var localOverFloor: Double
-        /// Local engine's tokens per second, many sessions over one.
         var localBatchGain: Double
+        var suite: Figures?
         /// Suite over local engine, batch 1.
         var suiteOverLocal: Double?
-        /// Suite's tokens per second, many sessions over one.
         var suiteBatchGain: Double?
     }
 
@@ -84,26 +107,17 @@ struct BenchDecode: ParsableCommand {
     private func measure(
         _ number: Int, _ floor: borrowing WeightFloor, _ engine: LocalEngine, _ suite: SuiteUnderTest?
     ) throws -> Round {
-        var round = Round()
         let one = requests(1, "one-\(number)")
         let many = requests(sessions, "many-\(number)")
         let before = floor.micros(repeats: 10)
         let local = try engine.decode(one)
-        round.floorMicros = min(before, floor.micros(repeats: 10))
+        let floorMicros = min(before, floor.micros(repeats: 10))
         let served = try suite?.decode(one)
         let localMany = try engine.decode(many)
         let servedMany = try suite?.decode(many)
-        round.localMicros = 1e6 / (try local.tokensPerSecond())
-        round.localBatchTokens = try localMany.tokensPerSecond()
-        (round.localP50, round.localP99) = (local.gapMicros(50), local.gapMicros(99))
-        (round.localBatchP50, round.localBatchP99) = (localMany.gapMicros(50), localMany.gapMicros(99))
-        if let served, let servedMany {
-            round.suiteMicros = 1e6 / (try served.tokensPerSecond())
-            round.suiteBatchTokens = try servedMany.tokensPerSecond()
-            (round.suiteP50, round.suiteP99) = (served.gapMicros(50), served.gapMicros(99))
-            (round.suiteBatchP50, round.suiteBatchP99) = (servedMany.gapMicros(50), servedMany.gapMicros(99))
-        }
-        return round
+        return Round(
+            floorMicros: floorMicros, local: try Figures(one: local, many: localMany),
+            suite: try served.flatMap { one in try servedMany.map { try Figures(one: one, many: $0) } })
     }
 
     private func requests(_ count: Int, _ id: String) -> [ClientRequest] {
@@ -111,49 +125,42 @@ struct BenchDecode: ParsableCommand {
     }
 
     private func report(_ rounds: [Round]) -> Report {
-        var middle = Round()
-        let figures: [WritableKeyPath<Round, Double>] = [
-            \.floorMicros, \.localMicros, \.localBatchTokens, \.suiteMicros, \.suiteBatchTokens, \.localP50, \.localP99,
-            \.localBatchP50, \.localBatchP99, \.suiteP50, \.suiteP99, \.suiteBatchP50, \.suiteBatchP99,
-        ]
-        for figure in figures { middle[keyPath: figure] = median(rounds.map { $0[keyPath: figure] }) }
+        let pairs = rounds.compactMap { round in round.suite.map { (local: round.local, suite: $0) } }
         return Report(
             weights: compute.weights.rawValue, kv: compute.kv.rawValue, threads: compute.threads, depth: depth,
-            sessions: sessions, medians: middle,
-            localOverFloor: median(rounds.map { $0.localMicros / $0.floorMicros }),
-            localBatchGain: median(rounds.map { $0.localBatchTokens * $0.localMicros / 1e6 }),
-            suiteOverLocal: localOnly ? nil : median(rounds.map { $0.suiteMicros / $0.localMicros }),
-            suiteBatchGain: localOnly ? nil : median(rounds.map { $0.suiteBatchTokens * $0.suiteMicros / 1e6 }))
+            sessions: sessions, floorMicros: median(rounds.map(\.floorMicros)), local: Figures(rounds.map(\.local)),
+            localOverFloor: median(rounds.map { $0.local.micros / $0.floorMicros }),
+            localBatchGain: median(rounds.map(\.local.batchGain)),
+            suite: pairs.isEmpty ? nil : Figures(pairs.map(\.suite)),
+            suiteOverLocal: pairs.isEmpty ? nil : median(pairs.map { $0.suite.micros / $0.local.micros }),
+            suiteBatchGain: pairs.isEmpty ? nil : median(pairs.map(\.suite.batchGain)))
     }
 
     private func show(_ report: Report) throws {
         if json { return try printJSON(BenchReport(report)) }
-        let m = report.medians
         print(
             heading(
                 "H \(shape.hidden), I \(shape.intermediate), \(shape.heads) heads, K \(shape.maxDepth), depth \(depth), "
                     + "weights \(report.weights), kv \(report.kv), \(report.threads) threads a process"))
-        print(String(format: "  weights' read time      %8.0f µs a token", m.floorMicros))
+        print(String(format: "  weights' read time      %8.0f µs a token", report.floorMicros))
+        let local = report.local
         print(
             String(
                 format: "  local engine, 1 session %8.0f µs a token    %.2f× the read time    p50 %.0f, p99 %.0f µs",
-                m.localMicros, report.localOverFloor, m.localP50, m.localP99))
+                local.micros, report.localOverFloor, local.p50, local.p99))
         print(
             String(
                 format: "  local engine, %2d        %8.0f tokens/s      %.1f× one session        p50 %.0f, p99 %.0f µs",
-                sessions, m.localBatchTokens, report.localBatchGain, m.localBatchP50, m.localBatchP99))
-        if let over = report.suiteOverLocal, let gain = report.suiteBatchGain {
-            print(
-                String(
-                    format:
-                        "  suite, 1 session        %8.0f µs a token    %.2f× the local engine p50 %.0f, p99 %.0f µs",
-                    m.suiteMicros, over, m.suiteP50, m.suiteP99))
-            print(
-                String(
-                    format:
-                        "  suite, %2d sessions      %8.0f tokens/s      %.1f× one session        p50 %.0f, p99 %.0f µs",
-                    sessions, m.suiteBatchTokens, gain, m.suiteBatchP50, m.suiteBatchP99))
-        }
+                sessions, local.batchTokens, report.localBatchGain, local.batchP50, local.batchP99))
+        guard let suite = report.suite, let over = report.suiteOverLocal, let gain = report.suiteBatchGain else { return }
+        print(
+            String(
+                format: "  suite, 1 session        %8.0f µs a token    %.2f× the local engine p50 %.0f, p99 %.0f µs",
+                suite.micros, over, suite.p50, suite.p99))
+        print(
+            String(
+                format: "  suite, %2d sessions      %8.0f tokens/s      %.1f× one session        p50 %.0f, p99 %.0f µs",
+                sessions, suite.batchTokens, gain, suite.batchP50, suite.batchP99))
     }
 }
 

@@ -73,11 +73,13 @@ struct EvaluationText {
                 "accuracy \(share(found.adaptive.total.accuracy)) at mean depth \(depth(found.adaptive.total.meanDepth)); "
                     + "fixed depths reach \(share(fixed)) at that cost")
         }
-        if let rho = found.answerDepthCorrelation {
-            lines.append(String(format: "rank correlation of difficulty with the depth at the answer  %+.2f", rho))
-        }
-        if let rho = found.questionDepthCorrelation {
-            lines.append(String(format: "rank correlation of difficulty with the question's depth     %+.2f", rho))
+        let correlations = [
+            ("with the depth at the answer", found.answerDepthCorrelation),
+            ("with the question's depth   ", found.questionDepthCorrelation),
+        ]
+        for (what, rho) in correlations {
+            let value = rho.map { String(format: "%+.2f", $0) } ?? "undefined (difficulty or depth does not vary)"
+            lines.append("rank correlation of difficulty \(what)  \(value)")
         }
         return lines.joined(separator: "\n")
     }

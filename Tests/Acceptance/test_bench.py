@@ -55,6 +55,14 @@ def test_shares_of_the_limit_are_positive_and_finite(binary):
     assert first["byBytes"] == 1 < second["byBytes"]
 
 
+def test_services_that_are_left_out_are_not_reported(binary):
+    """They were, as zeros."""
+    assert found("decode")["results"]["suite"]["micros"] > 0
+    done = run("bench", "decode", *PARTS["decode"], "--local-only", "--json")
+    results = json.loads(done.stdout)["results"]
+    assert results["local"]["micros"] > 0 and not [name for name in results if name.startswith("suite")]
+
+
 def test_a_bad_number_of_rows_is_refused(binary):
     done = run("bench", "transport", "--rows", "0")
     assert done.returncode != 0 and "--rows" in done.stderr
