@@ -50,10 +50,14 @@ struct Generate: ParsableCommand {
         }
         if json { return printJSON(last.reply) }
         guard case .completed(let result) = last.reply.reply else { return }
-        if depths { return showDepths(result, asked, painter) }
-        let missed = words(of: result).dropFirst(streamed)  // those of a lost connection
-        if !missed.isEmpty { show((streamed == 0 ? "" : " ") + missed.joined(separator: " ")) }
-        print()
+        if depths {
+            showDepths(result, asked, painter)
+        } else {
+            let missed = words(of: result).dropFirst(streamed)  // those of a lost connection
+            if !missed.isEmpty { show((streamed == 0 ? "" : " ") + missed.joined(separator: " ")) }
+            print()
+        }
+        if result.finishReason == "context" { tell("the model's context is full, no more tokens fit\n") }
     }
 
     private func request(_ prompt: (text: String, tokens: [Int32])) throws -> ClientRequest {

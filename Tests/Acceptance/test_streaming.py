@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from checkpoints import vocabulary
-from suite import Dealer, ask, fresh_id
+from suite import Dealer, ask, fresh_id, run
 
 
 def without_timing(content):
@@ -100,6 +100,15 @@ def test_a_full_context_ends_the_answer(client, model):
     assert done["finish_reason"] not in ("length", "stop")
     assert 2 <= len(done["tokens"]) <= 3
     assert len(done["depths"]) == len(done["tokens"])
+
+
+@pytest.mark.parametrize("shown", ([], ["--depths"], ["--json"]))
+def test_the_command_says_that_the_context_is_full(suite, model, shown):
+    tokens = ",".join(map(str, model.tokens("full", 190)))
+    for new, is_full in ((1, False), (20, True)):
+        done = run("generate", "--endpoint", suite.endpoint, "--max-new-tokens", new, "--tokens", tokens, *shown)
+        assert done.returncode == 0, done.stderr
+        assert ("context is full" in done.stderr) == (is_full and shown != ["--json"])
 
 
 def test_text_is_words_of_the_vocabulary(client, model, case):
