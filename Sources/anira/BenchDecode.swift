@@ -152,7 +152,9 @@ struct BenchDecode: ParsableCommand {
             String(
                 format: "  local engine, %2d        %8.0f tokens/s      %.1f× one session        p50 %.0f, p99 %.0f µs",
                 sessions, local.batchTokens, report.localBatchGain, local.batchP50, local.batchP99))
-        guard let suite = report.suite, let over = report.suiteOverLocal, let gain = report.suiteBatchGain else { return }
+        guard let suite = report.suite, let over = report.suiteOverLocal, let gain = report.suiteBatchGain else {
+            return
+        }
         print(
             String(
                 format: "  suite, 1 session        %8.0f µs a token    %.2f× the local engine p50 %.0f, p99 %.0f µs",
