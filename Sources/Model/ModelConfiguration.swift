@@ -145,7 +145,7 @@ extension DecodingError {
         switch self {
         case .keyNotFound(let key, _): return "field '\(key.stringValue)' is missing"
         case .typeMismatch(_, let context), .valueNotFound(_, let context):
-            return "\(field(context)) has the wrong type"
+            return context.codingPath.isEmpty ? "not a JSON object" : "\(field(context)) has the wrong type"
         case .dataCorrupted(let context) where !context.codingPath.isEmpty:
             return "\(field(context)) has an unknown value"
         default:

@@ -170,6 +170,11 @@ def garble_config(directory):
     return ["config.json"]
 
 
+def list_config(directory):
+    (directory / "config.json").write_text("[64]")
+    return ["config.json", "not a JSON object"]
+
+
 def lose_field(directory):
     path = directory / "config.json"
     config = json.loads(path.read_text())
@@ -184,6 +189,7 @@ DAMAGES = {
     "weights missing": lose_weights,
     "config missing": lose_config,
     "config not JSON": garble_config,
+    "config a list": list_config,
     "config without hidden_size": lose_field,
     "prelude tensor missing": lose_tensor("prelude.layers.0.self_attn.k_proj.weight"),
     "core tensor missing": lose_tensor("core.layers.0.mlp.up_proj.weight"),
