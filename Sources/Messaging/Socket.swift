@@ -91,7 +91,6 @@ public struct Socket: ~Copyable {
         set(ZMQ_TCP_KEEPALIVE_IDLE, Int32(2))
         set(ZMQ_TCP_KEEPALIVE_INTVL, Int32(1))
         set(ZMQ_TCP_KEEPALIVE_CNT, Int32(4))
-        set(ZMQ_TCP_MAXRT, Int32(6000))
         if kind == .router {
             set(ZMQ_ROUTER_MANDATORY, Int32(1))
             // A peer that comes back before its old connection is gone would be ignored for good.
@@ -100,6 +99,8 @@ public struct Socket: ~Copyable {
             set(ZMQ_IMMEDIATE, Int32(waitsForPeer ? 1 : 0))
             set(ZMQ_RECONNECT_IVL, Int32(50))
             set(ZMQ_RECONNECT_IVL_MAX, Int32(1000))
+            // The same where something is being sent. Not of a ROUTER: a client may take its time to read.
+            set(ZMQ_TCP_MAXRT, Int32(6000))
         }
         if !options.routingID.isEmpty {
             _ = options.routingID.withUnsafeBytes { zmq_setsockopt(handle, ZMQ_ROUTING_ID, $0.baseAddress, $0.count) }

@@ -178,11 +178,12 @@ extension RouterState {
     mutating func forget(session: UInt64, at pins: [String]) {
         var away: [String] = []
         for name in pins where !name.isEmpty {
-            if let worker = workers[name], worker.state != .lost {
+            let worker = workers[name]
+            if let worker, worker.state != .lost {
                 actions.append(.release(session: session, drop: true, to: worker.address))
-            } else {
-                away.append(name)
             }
+            // One that is leaving may read no more.
+            if worker?.state != .ready { away.append(name) }
         }
         if !away.isEmpty { owe(away, session) }
     }

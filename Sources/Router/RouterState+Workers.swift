@@ -66,7 +66,10 @@ extension RouterState {
     /// A worker that finishes what it holds and takes no more: its sessions go to others as their requests next come by here.
     mutating func drain(_ address: WorkerAddress) {
         guard let worker = workerAt[address] else { return }
-        if worker.state != .draining { actions.append(.log(.info, "\(worker.name) finishes what it holds and leaves")) }
+        if worker.state != .draining {
+            actions.append(.log(.info, "\(worker.name) finishes what it holds and leaves"))
+            worker.drainingSince = now
+        }
         worker.state = .draining
         let queued = worker.queue
         worker.queue.removeAll()
@@ -74,23 +77,30 @@ extension RouterState {
             item.enqueued = now
             enqueue(item)
         }
-        // With requests it is told at a tick: a signal to all may reach the Router after its workers.
-        if worker.requests.isEmpty { dismissIfDone(worker) }
+        dismissIfDone(worker)
     }
 
-    /// Tells a draining worker once nothing is, or may be, on its way to it.
+    /// Tells a draining worker once nothing is, or may be, on its way to it. Where all of the suite is being stopped, the last
+    /// of a stage stay until no request runs.
     private mutating func dismissIfDone(_ worker: Worker) {
         guard worker.state == .draining, worker.leases.isEmpty,
             !worker.requests.contains(where: { requests[$0]?.handedOver != nil }),
-            !finishesAlone(worker) || worker.requests.isEmpty
+            requests.isEmpty || !mayBeNeeded(worker)
         else { return }
         actions.append(.dismiss(worker.address))
     }
 
-    /// Whether all of the suite is being stopped, and no other worker is left for its running requests.
-    private func finishesAlone(_ worker: Worker) -> Bool {
-        isShuttingDown && worker.state == .draining
-            && !workers.values.contains { $0.stage == worker.stage && $0.state == .ready }
+    private func mayBeNeeded(_ worker: Worker) -> Bool {
+        // A signal to all may reach the Router after its workers.
+        let areAllStopped = isShuttingDown || now - worker.drainingSince < UInt64(configuration.heartbeatMS) * 1_000_000
+        return areAllStopped && !workers.values.contains { $0.stage == worker.stage && $0.state == .ready }
+    }
+
+    /// Workers of a stage that take work: those that are ready or, where all of the suite is being stopped, those that are left.
+    private func serving(_ stage: StageKind) -> [Worker] {
+        let members = workers.values.filter { $0.stage == stage }
+        let ready = members.filter { $0.state == .ready }
+        return ready.isEmpty && isShuttingDown ? members.filter { $0.state == .draining } : ready
     }
 
     /// A worker has ended in order, and nobody waits for it: what it still owes goes to others.
@@ -166,14 +176,13 @@ extension RouterState {
         case .lost where now - holder!.lastHeard < grace: return nil
         case .lost, .draining, nil: break
         }
-        let candidates = workers.values.filter { $0.stage == stage && $0.state == .ready }
-        let ranked = candidates.map {
+        let serving = serving(stage)
+        let ranked = serving.map {
             (rank: (owed(by: $0), $0.requests.count, $0.figures.residentSessions, $0.name), worker: $0)
         }
-        guard let chosen = ranked.min(by: { $0.rank < $1.rank })?.worker else {
-            return holder.flatMap { $0.stage == stage && finishesAlone($0) ? $0 : nil }
-        }
-        if !pin.isEmpty {
+        let own = serving.first { $0 === holder }
+        guard let chosen = own ?? ranked.min(by: { $0.rank < $1.rank })?.worker else { return nil }
+        if !pin.isEmpty, own == nil {
             holder?.requests.remove(request.id)
             // Its copy would be out of date if the session ever came back.
             if !request.job.session.isEmpty { forget(session: request.session, at: [pin]) }

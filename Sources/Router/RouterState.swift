@@ -122,7 +122,9 @@ public struct RouterState {
         case .bye(let address): leave(address)
         case .unroutable(let address):
             counters.unroutable += 1
-            if let worker = workerAt[address] { lose(worker, "is unreachable") }
+            if let worker = workerAt[address] {
+                if worker.state == .draining { leave(address) } else { lose(worker, "is unreachable") }
+            }
         case .undroppable(let session, let address):
             guard let worker = workers.values.first(where: { $0.address == address }) else { break }
             owe([worker.name], session)

@@ -49,7 +49,7 @@ final class TraceFile {
         }
         let first = Data("[\n{\"name\":\"process_name\"".utf8)
         let head = try file.read(upToCount: first.count) ?? Data()
-        guard head.isEmpty || head == first || head == Data("[\n".utf8) else {
+        guard first.starts(with: head) else {
             throw RouterError(description: "the file \(path) is not a trace and is left as it is; choose another one")
         }
         try file.truncate(atOffset: lastWholeEvent(of: file))

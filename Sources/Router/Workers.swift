@@ -26,6 +26,7 @@ final class Worker {
     /// Where other workers reach it; empty: by way of the Router only.
     let inbox: String
     var state: State = .ready
+    var drainingSince: UInt64 = 0
     var lastHeard: UInt64
     /// When its compute loop last moved, and how far it was.
     var lastProgress: UInt64

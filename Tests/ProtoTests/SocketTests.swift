@@ -19,6 +19,8 @@ struct SocketTests {
             let sender = try Socket(.dealer, elsewhere, options)
             try sender.connect(reader.endpoint)
             for _ in 0..<20_000 { #expect(sender.send([Frame([UInt8](repeating: 1, count: 1000))]) == .sent) }
+            let hasCome = poll(reader, Wakeup(), timeoutMS: 10_000)
+            #expect(hasCome)
             usleep(300_000)
         }
         usleep(3_500_000)  // more than two of those heartbeats

@@ -262,6 +262,41 @@ struct LossTests {
         #expect(suite.dismissed.count == 3)
     }
 
+    /// Workers were told to leave that the rest of a request was only to come by: its second chunk, the next of its session.
+    @Test("The only workers stay for what has not come by them yet", arguments: [true, false])
+    func stoppingWithMoreToCome(handsOver: Bool) {
+        var suite = Suite(handsOver: handsOver)
+        suite.generate("first", prompt(5), new: 3, session: "s")
+        suite.generate("second", [1, 2], new: 3, session: "s")
+        suite.generate("long", prompt(100), new: 2)
+        for stage in StageKind.allCases { suite.feed(.drain(from: suite.players[stage.rawValue]!.address)) }
+        suite.feed(.shutDown)
+        for _ in 0..<100 where suite.state.activeRequests > 0 {
+            suite.pass(ms: 20)
+            for stage in StageKind.allCases { suite.answer(stage.rawValue, suite.take(stage.rawValue)) }
+        }
+        #expect(suite.dismissed.isEmpty)
+        #expect(["first", "second", "long"].map { suite.ending($0).completed.tokens.count } == [3, 3, 2])
+        suite.pass(ms: 250)
+        #expect(suite.dismissed.count == 3)
+    }
+
+    /// The release could cross the worker's farewell, and the worker kept a copy that was out of date.
+    @Test("A draining worker is told once more, when it is back, what it is to drop")
+    func droppedWhileLeaving() {
+        var suite = Suite()
+        suite.connect("other", .core)
+        suite.generate("r", prompt(5), new: 40, session: "s")
+        suite.work(until: .core, afterTokens: 3)
+        let leaver = suite.players["core"]!.address
+        suite.feed(.drain(from: leaver))
+        suite.run()
+        suite.feed(.bye(from: leaver))
+        let before = suite.releases.count
+        suite.connect("core", .core, incarnation: 2, keeping: true)
+        #expect(suite.releases.dropFirst(before).map(\.drop) == [true])
+    }
+
     @Test("A worker that holds nothing may leave at once")
     func leavingIdle() {
         var suite = Suite()
