@@ -64,21 +64,21 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
     public init(from decoder: any Decoder) throws {
         let c = try decoder.container(keyedBy: CodingKeys.self)
         modelType = try c.decodeIfPresent(String.self, forKey: .modelType) ?? "anira"
-        vocabSize = try c.decode(Int.self, forKey: .vocabSize)
-        hiddenSize = try c.decode(Int.self, forKey: .hiddenSize)
-        intermediateSize = try c.decode(Int.self, forKey: .intermediateSize)
-        numAttentionHeads = try c.decode(Int.self, forKey: .numAttentionHeads)
-        numKeyValueHeads = try c.decodeIfPresent(Int.self, forKey: .numKeyValueHeads) ?? numAttentionHeads
-        numPreludeLayers = try c.decode(Int.self, forKey: .numPreludeLayers)
-        numCoreLayers = try c.decode(Int.self, forKey: .numCoreLayers)
-        numCodaLayers = try c.decode(Int.self, forKey: .numCodaLayers)
-        maxDepth = try c.decode(Int.self, forKey: .maxDepth)
-        maxPositionEmbeddings = try c.decode(Int.self, forKey: .maxPositionEmbeddings)
+        vocabSize = try c.whole(.vocabSize)
+        hiddenSize = try c.whole(.hiddenSize)
+        intermediateSize = try c.whole(.intermediateSize)
+        numAttentionHeads = try c.whole(.numAttentionHeads)
+        numKeyValueHeads = try c.wholeIfPresent(.numKeyValueHeads) ?? numAttentionHeads
+        numPreludeLayers = try c.whole(.numPreludeLayers)
+        numCoreLayers = try c.whole(.numCoreLayers)
+        numCodaLayers = try c.whole(.numCodaLayers)
+        maxDepth = try c.whole(.maxDepth)
+        maxPositionEmbeddings = try c.whole(.maxPositionEmbeddings)
         rmsNormEps = try c.decodeIfPresent(Float.self, forKey: .rmsNormEps) ?? 1e-5
         ropeTheta = try c.decodeIfPresent(Float.self, forKey: .ropeTheta) ?? 10_000
         decider = try c.decode(DeciderKind.self, forKey: .decider)
         deciderIntermediateSize =
-            try c.decodeIfPresent(Int.self, forKey: .deciderIntermediateSize) ?? intermediateSize
+            try c.wholeIfPresent(.deciderIntermediateSize) ?? intermediateSize
         tieWordEmbeddings = try c.decodeIfPresent(Bool.self, forKey: .tieWordEmbeddings) ?? false
         exitKV = try c.decodeIfPresent(ExitKV.self, forKey: .exitKV) ?? (numCoreLayers == 1 ? .project : .latest)
     }
@@ -136,6 +136,22 @@ public struct ModelConfiguration: Sendable, Equatable, Codable {
     }
 }
 
+extension KeyedDecodingContainer {
+    /// A whole number. Of one that is not, Foundation says so by an error of its own, without the field.
+    fileprivate func whole(_ key: Key) throws -> Int {
+        do {
+            return try decode(Int.self, forKey: key)
+        } catch  where !(error is DecodingError) {
+            throw DecodingError.typeMismatch(
+                Int.self, .init(codingPath: codingPath + [key], debugDescription: "\(error)"))
+        }
+    }
+
+    fileprivate func wholeIfPresent(_ key: Key) throws -> Int? {
+        try contains(key) && !decodeNil(forKey: key) ? whole(key) : nil
+    }
+}
+
 extension DecodingError {
     /// The field of `json` at fault and what is wrong with it.
     public func summary(of json: Data) -> String {
@@ -144,6 +160,7 @@ extension DecodingError {
         }
         switch self {
         case .keyNotFound(let key, _): return "field '\(key.stringValue)' is missing"
+        case .typeMismatch(is Int.Type, let context): return "\(field(context)) must be a whole number"
         case .typeMismatch(_, let context), .valueNotFound(_, let context):
             return context.codingPath.isEmpty ? "not a JSON object" : "\(field(context)) has the wrong type"
         case .dataCorrupted(let context) where !context.codingPath.isEmpty:

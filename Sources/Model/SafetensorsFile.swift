@@ -42,7 +42,10 @@ public final class SafetensorsFile: @unchecked Sendable {  // immutable after in
         }
         defer { close(descriptor) }
         var status = stat()
-        guard fstat(descriptor, &status) == 0, status.st_size >= 8 else {
+        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+            throw ModelError(.unreadable, "cannot read \(path): it is not a file")
+        }
+        guard status.st_size >= 8 else {
             throw ModelError(.damaged, "\(path) is damaged: too short to be a safetensors file")
         }
         let size = Int(status.st_size)

@@ -34,7 +34,7 @@ public struct Vocabulary: Sendable {
 
     /// nil when the folder has no vocabulary this engine reads; then requests carry token ids.
     static func load(from directory: String, size: Int) throws -> Vocabulary? {
-        if let data = FileManager.default.contents(atPath: "\(directory)/vocab.json") {
+        if let data = try read("\(directory)/vocab.json") {
             let words: [String]
             do {
                 words = try JSONDecoder().decode([String].self, from: data)
@@ -47,7 +47,7 @@ public struct Vocabulary: Sendable {
             }
             return Vocabulary(words: words)
         }
-        guard let data = FileManager.default.contents(atPath: "\(directory)/tokenizer.json") else { return nil }
+        guard let data = try read("\(directory)/tokenizer.json") else { return nil }
         struct Tokenizer: Decodable {
             struct Model: Decodable {
                 let type: String
@@ -64,5 +64,14 @@ public struct Vocabulary: Sendable {
         } catch is DecodingError {
             return nil  // a tokenizer of another kind: requests carry token ids
         }
+    }
+
+    /// nil when there is no such file.
+    private static func read(_ path: String) throws -> Data? {
+        guard FileManager.default.fileExists(atPath: path) else { return nil }
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw ModelError(.unreadable, "cannot read \(path): it must be a file that this user may read")
+        }
+        return data
     }
 }

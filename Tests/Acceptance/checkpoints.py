@@ -183,6 +183,22 @@ def lose_field(directory):
     return ["hidden_size"]
 
 
+def change_field(name, value, *words):
+    def damage(directory):
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+        return ["config.json", name, *words]
+    return damage
+
+
+def folder_instead(name, *words):
+    def damage(directory):
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).mkdir()
+        return [name, *words]
+    return damage
+
+
 DAMAGES = {
     "truncated file": truncate,
     "cut header": cut_header,
@@ -191,6 +207,11 @@ DAMAGES = {
     "config not JSON": garble_config,
     "config a list": list_config,
     "config without hidden_size": lose_field,
+    "config with half a head": change_field("num_attention_heads", 2.5, "must be a whole number"),
+    "config with a depth in words": change_field("max_depth", "six", "must be a whole number"),
+    "config with an unknown decider": change_field("decider", "late", "unknown value"),
+    "weights a folder": folder_instead("model.safetensors", "not a file"),
+    "vocabulary a folder": folder_instead("vocab.json", "must be a file"),
     "prelude tensor missing": lose_tensor("prelude.layers.0.self_attn.k_proj.weight"),
     "core tensor missing": lose_tensor("core.layers.0.mlp.up_proj.weight"),
     "decider tensor missing": lose_tensor("decider.out.bias"),
