@@ -1,5 +1,5 @@
 # One command each; `make` lists them.
-.PHONY: help setup build demo test lint format bench proto clean
+.PHONY: help setup build demo test chaos lint format bench proto clean
 .DEFAULT_GOAL := help
 
 ANIRA := .build/release/anira
@@ -22,6 +22,11 @@ test: setup ## Build everything, run the unit tests and the acceptance tests aga
 	swift test
 	swift build -c release --product anira
 	$(PYTHON) -m pytest -q Tests/Acceptance
+
+MINUTES ?= 2
+
+chaos: build ## Kill and stop random services for MINUTES=2 while clients check every answer
+	$(PYTHON) Tests/Acceptance/chaos.py --minutes $(MINUTES)
 
 lint: setup ## Formatting of Swift sources, compose files
 	@swift format lint --strict Package.swift $(SWIFT_SOURCES)

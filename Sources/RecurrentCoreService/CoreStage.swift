@@ -12,20 +12,6 @@ import Worker
 /// leave at once. Within a session an earlier chunk is always at least as many iterations ahead, so a later chunk
 /// may join while it still runs: every entry it may look up exists.
 public final class CoreStage: Stage {
-    /// One active row: a position on its way through the iterations.
-    private struct Row {
-        let item: Int
-        let session: UInt64
-        let index: Int
-        let position: Int
-        let isPrompt: Bool
-        /// Iterations done.
-        var depth = 0
-        /// Exit depth when known before the core.
-        let planned: Int?
-        var exit = OnlineExit()
-    }
-
     /// An item with rows in the matrix, and what has left of it.
     private struct Running {
         let item: AdmittedItem
@@ -54,9 +40,8 @@ public final class CoreStage: Stage {
     /// Memory had no room for the chunk whose turn it is.
     private var chunkWaits = false
     private var nextItem = 0
-    private var rows: [Row] = []
-    private let h: UnsafeMutablePointer<Float>  // [limits.all, H]
-    private let exited: UnsafeMutablePointer<Float>  // same: states that left in this step
+    private var matrix: RowMatrix
+    private let exited: UnsafeMutablePointer<Float>  // [limits.all, H]: states that left in this step
     private var cache: CacheView
     /// Of this iteration: where in `cache.visible` the list begins that a chunk's rows at one depth share.
     private var lists: [ListKey: Int] = [:]
@@ -78,18 +63,14 @@ public final class CoreStage: Stage {
         departures = Departures(store: store, post: post, handOver: handOver)
         self.limits = limits
         admission = Admission(store: store, positions: c.maxPositionEmbeddings, width: c.hiddenSize, post: post)
-        let capacity = limits.all * c.hiddenSize
-        h = .allocate(capacity: capacity)
-        exited = .allocate(capacity: capacity)
+        matrix = RowMatrix(capacity: limits.all, width: c.hiddenSize)
+        exited = .allocate(capacity: limits.all * c.hiddenSize)
         cache = CacheView(arena: store.arena, stride: store.stride, type: store.type.kernelType)
         exitCache = cache
         figures.depthHistogram = [Int](repeating: 0, count: c.maxDepth)
     }
 
-    deinit {
-        h.deallocate()
-        exited.deallocate()
-    }
+    deinit { exited.deallocate() }
 
     public func admit(_ work: Work) {
         let c = core.configuration
@@ -120,12 +101,12 @@ public final class CoreStage: Stage {
     public func step() -> Bool {
         let before = pending
         join()
-        let moved = !rows.isEmpty
+        let moved = matrix.count > 0
         if moved {
             prepareIteration()
-            core.iterate(h, rows: rows.count, cache: cache)
+            core.iterate(matrix.states, rows: matrix.count, cache: cache)
             figures.steps += 1
-            figures.rows += rows.count
+            figures.rows += matrix.count
             leave(decide())
         }
         handOver(mayWait: moved)
@@ -175,8 +156,8 @@ extension CoreStage {
         }
     }
 
-    private var decodingRoom: Int { limits.decoding - rows.count { !$0.isPrompt } }
-    private var promptRoom: Int { limits.prompts - rows.count(where: \.isPrompt) }
+    private var decodingRoom: Int { limits.decoding - matrix.decoding }
+    private var promptRoom: Int { limits.prompts - matrix.prompts }
 
     private func continueChunk() {
         guard let (item, joined) = joining, let count = running[item]?.item.count else { return }
@@ -235,10 +216,10 @@ extension CoreStage {
         let work = item.work.item.core
         let width = core.configuration.hiddenSize
         item.work.tensor?.copyFloats(
-            from: indices.lowerBound * width, count: indices.count * width, to: h + rows.count * width)
+            from: indices.lowerBound * width, count: indices.count * width, to: matrix.state(of: matrix.count))
         for index in indices {
             let planned = work.depths.isEmpty ? nil : Int(work.depths[work.depths.startIndex + index])
-            rows.append(
+            matrix.rows.append(
                 Row(
                     item: key, session: item.session, index: index, position: item.first + index,
                     isPrompt: isPrompt, planned: planned))
@@ -250,22 +231,11 @@ extension CoreStage {
         let gone = running.filter { matches($0.value.item) }
         guard !gone.isEmpty else { return }
         if let (item, _) = joining, gone[item] != nil { joining = nil }
-        for row in rows.indices.reversed() where gone[rows[row].item] != nil { removeRow(row) }
+        for row in matrix.rows.indices.reversed() where gone[matrix.rows[row].item] != nil { matrix.remove(row) }
         for (key, value) in gone {
             running[key] = nil
             store.abandon(session: value.item.session, from: value.item.first)
         }
-    }
-
-    /// The last row takes the place of the one that leaves: order does not matter, rows are independent.
-    private func removeRow(_ row: Int) {
-        let width = core.configuration.hiddenSize
-        let last = rows.count - 1
-        if row != last {
-            rows[row] = rows[last]
-            (h + row * width).update(from: h + last * width, count: width)
-        }
-        rows.removeLast()
     }
 }
 
@@ -276,13 +246,15 @@ extension CoreStage {
     /// every position's deepest entry ≤ t − 1, its own included.
     private func prepareIteration() {
         cache.removeAll()
-        for row in rows {
+        for row in matrix.rows {
             cache.writes.append(store.appendEntry(session: row.session, position: row.position))
             cache.positions.append(row.position)
             cache.counts.append(Int32(row.position + 1))
         }
         lists.removeAll(keepingCapacity: true)
-        for row in rows { cache.starts.append(row.isPrompt ? sharedList(row) : addList(row, count: row.position + 1)) }
+        for row in matrix.rows {
+            cache.starts.append(row.isPrompt ? sharedList(row) : addList(row, count: row.position + 1))
+        }
     }
 
     private struct ListKey: Hashable {
@@ -311,20 +283,20 @@ extension CoreStage {
     /// Counts the iteration and returns the rows that leave now, in descending order.
     private func decide() -> [Int] {
         let k = core.configuration.maxDepth
-        let asksDecider = rows.contains { $0.planned == nil && $0.depth + 1 < k }
+        let asksDecider = matrix.rows.contains { $0.planned == nil && $0.depth + 1 < k }
         let lambdas = asksDecider ? askDecider() : nil
         var leaving: [Int] = []
-        for row in rows.indices.reversed() {
-            rows[row].depth += 1
-            let depth = rows[row].depth
-            if let planned = rows[row].planned {
+        for row in matrix.rows.indices.reversed() {
+            matrix.rows[row].depth += 1
+            let depth = matrix.rows[row].depth
+            if let planned = matrix.rows[row].planned {
                 if depth >= planned { leaving.append(row) }
                 continue
             }
-            let item = rows[row].item
+            let item = matrix.rows[row].item
             let lambda = depth < k ? lambdas?[row] : nil
-            let (p, leaves) = rows[row].exit.advance(lambda, depth: depth, rule: running[item]!.rule)
-            if running[item]!.wantsDistributions { running[item]!.distributions[rows[row].index].append(p) }
+            let (p, leaves) = matrix.rows[row].exit.advance(lambda, depth: depth, rule: running[item]!.rule)
+            if running[item]!.wantsDistributions { running[item]!.distributions[matrix.rows[row].index].append(p) }
             if leaves { leaving.append(row) }
         }
         return leaving
@@ -333,7 +305,7 @@ extension CoreStage {
     private func askDecider() -> UnsafePointer<Float> {
         let start = monotonicNanoseconds()
         defer { deciding += monotonicNanoseconds() - start }
-        return core.exitProbabilities(h, rows: rows.count)
+        return core.exitProbabilities(matrix.states, rows: matrix.count)
     }
 
     /// Rows that are done: their exit entry goes to the cache, their state to the item's answer.
@@ -342,18 +314,18 @@ extension CoreStage {
         projectExits(leaving)
         let width = core.configuration.hiddenSize
         for row in leaving {
-            let leaver = rows[row]
+            let leaver = matrix.rows[row]
             figures.tokens += 1
             figures.depthHistogram[leaver.depth - 1] += 1
             running[leaver.item]!.exits.withUnsafeMutableBufferPointer {
-                ($0.baseAddress! + leaver.index * width).update(from: h + row * width, count: width)
+                ($0.baseAddress! + leaver.index * width).update(from: matrix.state(of: row), count: width)
             }
             running[leaver.item]!.depths[leaver.index] = UInt8(leaver.depth)
             running[leaver.item]!.remaining -= 1
             if running[leaver.item]!.remaining == 0 {
                 running[leaver.item]!.deciding = deciding - running[leaver.item]!.decidingBefore
             }
-            removeRow(row)
+            matrix.remove(row)
         }
     }
 
@@ -362,7 +334,7 @@ extension CoreStage {
     private func handOver(mayWait: Bool) {
         let finished = running.filter { $0.value.remaining == 0 }.sorted { $0.key < $1.key }
         let count = finished.reduce(0) { $0 + $1.value.item.count }
-        let onTheirWay = rows.count { !$0.isPrompt } + waiting.rowCount
+        let onTheirWay = matrix.decoding + waiting.rowCount
         guard count > 0, count >= limits.decoding || count > onTheirWay || !mayWait else { return }
         var leaving = 0
         for (key, done) in finished where leaving < limits.decoding {
@@ -379,11 +351,12 @@ extension CoreStage {
         let c = core.configuration
         guard c.exitKV == .project else { return }
         exitCache.removeAll()
-        for row in leaving where rows[row].depth < c.maxDepth {
+        for row in leaving where matrix.rows[row].depth < c.maxDepth {
+            let (session, position) = (matrix.rows[row].session, matrix.rows[row].position)
             let place = exited + exitCache.writes.count * c.hiddenSize
-            place.update(from: h + row * c.hiddenSize, count: c.hiddenSize)
-            exitCache.writes.append(store.appendEntry(session: rows[row].session, position: rows[row].position))
-            exitCache.positions.append(rows[row].position)
+            place.update(from: matrix.state(of: row), count: c.hiddenSize)
+            exitCache.writes.append(store.appendEntry(session: session, position: position))
+            exitCache.positions.append(position)
         }
         if !exitCache.writes.isEmpty { core.projectExits(exited, rows: exitCache.writes.count, cache: exitCache) }
     }
