@@ -107,26 +107,35 @@ public final class KVStore {
 
     /// Makes the session resident with exactly positions 0..<position. Later ones are forgotten, their records go
     /// with the session's next commit; missing ones are read back.
-    public func prepare(session id: UInt64, position: Int, persist: Bool, info: SessionInfo) throws -> Residency {
+    ///
+    /// trusted: positions that are the session's history where another request than `info.number` left them. What follows them
+    /// may be of one that failed, or of a history that went on elsewhere, and is forgotten too.
+    public func prepare(
+        session id: UInt64, position: Int, persist: Bool, info: SessionInfo, trusted: Int = 0
+    ) throws -> Residency {
         // After a failed commit what is resident has no complete copy; while it is at work it stays.
         if resident.sessions[id]?.openCount ?? 0 == 0, writer?.takeFailure(id) ?? false { resident.remove(id) }
-        let session = try resident.touch(id) ?? admit(id, info)
+        let session = try resident.touch(id) ?? admit(id)
+        let kept = session.info.number == info.number ? position : min(position, trusted)
         session.info = info
         session.persist = persist && writer != nil
-        if session.length > position { resident.truncate(session, to: position) }
-        if session.persist, session.stored > position { voids[id] = min(voids[id] ?? .max, position) }
+        if session.length > kept { resident.truncate(session, to: kept) }
+        if session.persist, session.stored > kept { voids[id] = min(voids[id] ?? .max, kept) }
         return try session.length < position ? load(id, session, upTo: position) : .ready
     }
 
-    private func admit(_ id: UInt64, _ info: SessionInfo) throws -> ResidentTier.Session {
-        let session = ResidentTier.Session(info: info, persist: false)
+    private func admit(_ id: UInt64) throws -> ResidentTier.Session {
+        let session = ResidentTier.Session(info: SessionInfo(name: "", request: ""), persist: false)
         if let environment, let writer {
             flush()
             writer.settle(id)
-            // The records themselves say how far they go; the session's own record may be damaged.
-            let last = try environment.read { try $0.lastKey("kv", before: Key.session(id &+ 1)) }
-            let parts = last.flatMap { $0.withUnsafeBytes(Key.parse) }
-            session.stored = parts.map { $0.session == id ? $0.position + 1 : 0 } ?? 0
+            try environment.read { txn in
+                let stored = try txn.get("sessions", Key.session(id)) { StoredSession($0) }.flatMap(\.self)
+                if let stored { session.info = stored.info }
+                // The records themselves say how far they go; the session's own record may be damaged.
+                let last = try txn.lastKey("kv", before: Key.session(id &+ 1)).flatMap { $0.withUnsafeBytes(Key.parse) }
+                session.stored = last.map { $0.session == id ? $0.position + 1 : 0 } ?? 0
+            }
         }
         resident.insert(id, session)
         return session
@@ -134,10 +143,14 @@ public final class KVStore {
 
     /// Reads records of positions session.length..<end back, as far as they are whole and of this store's type: what
     /// was computed from keys and values of another one is computed again.
-    private func load(_ id: UInt64, _ session: ResidentTier.Session, upTo end: Int) throws -> Residency {
-        guard session.persist, let environment, voids[id] ?? .max >= end else {
+    private func load(_ id: UInt64, _ session: ResidentTier.Session, upTo position: Int) throws -> Residency {
+        let end = min(position, voids[id] ?? .max)
+        guard session.persist, session.length < end, let environment, let writer else {
             return .needContext(from: session.length)
         }
+        // What waits may void some of what is read.
+        flush()
+        writer.settle(id)
         reloads += 1
         try environment.read { txn in
             try txn.scan("kv", from: Key.position(id, session.length)) { key, value in
@@ -159,7 +172,7 @@ public final class KVStore {
                 return session.length < end
             }
         }
-        return session.length == end ? .ready : .needContext(from: session.length)
+        return session.length == position ? .ready : .needContext(from: session.length)
     }
 
     private func mayDrop(_ id: UInt64) -> Bool { !(writer?.isPending(id) ?? false) }
@@ -177,6 +190,11 @@ public final class KVStore {
 
     /// Resident positions; nil when the session is not resident.
     public func length(session id: UInt64) -> Int? { resident.sessions[id]?.length }
+
+    /// Whether work of this request at this position goes on from what is resident: `prepare` forgets nothing.
+    public func follows(session id: UInt64, position: Int, request: UInt64) -> Bool {
+        resident.sessions[id].map { $0.length == position && $0.info.number == request } ?? false
+    }
 
     /// rows[j] = arena row of the deepest entry ≤ `deepest` of position j, for j in 0..<count. O(count).
     public func visibleRows(session id: UInt64, count: Int, deepest: Int, into rows: UnsafeMutablePointer<UInt32>) {
@@ -258,7 +276,8 @@ public final class KVStore {
         guard let environment, let writer else { return }
         writtenWhenCollected = writer.figures.rawBytes
         environment.checkReaders()
-        for session in writer.takeFailedDrops() { drop(session: session) }
+        // One that is at work again is forgotten as far as it has to be.
+        for session in writer.takeFailedDrops() where resident.sessions[session] == nil { drop(session: session) }
         writer.submit([
             CommitQueue.Write(
                 session: .max, info: SessionInfo(name: "", request: ""),

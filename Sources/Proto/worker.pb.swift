@@ -180,6 +180,12 @@ public nonisolated struct Anira_Worker_V1_WorkItem: @unchecked Sendable {
     set {_uniqueStorage()._position = newValue}
   }
 
+  /// positions of earlier requests that are the session's history in this worker's copy, if it has them
+  public var trusted: UInt32 {
+    get {_storage._trusted}
+    set {_uniqueStorage()._trusted = newValue}
+  }
+
   /// rows
   public var count: UInt32 {
     get {_storage._count}
@@ -364,6 +370,9 @@ public nonisolated struct Anira_Worker_V1_Peer: Sendable {
 
   /// its routing id
   public var worker: String = String()
+
+  /// WorkItem.trusted for it
+  public var trusted: UInt32 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -990,13 +999,14 @@ nonisolated extension Anira_Worker_V1_WorkBatch: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".WorkItem"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}session\0\u{1}position\0\u{1}count\0\u{1}persist\0\u{3}session_name\0\u{3}request_id\0\u{3}enqueued_ns\0\u{1}onward\0\u{1}addressee\0\u{1}continuing\0\u{2}\u{8}decider\0\u{1}core\0\u{1}coda\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}request\0\u{1}attempt\0\u{1}session\0\u{1}position\0\u{1}count\0\u{1}persist\0\u{3}session_name\0\u{3}request_id\0\u{3}enqueued_ns\0\u{1}onward\0\u{1}addressee\0\u{1}continuing\0\u{1}trusted\0\u{2}\u{7}decider\0\u{1}core\0\u{1}coda\0")
 
   fileprivate class _StorageClass {
     var _request: UInt64 = 0
     var _attempt: UInt32 = 0
     var _session: UInt64 = 0
     var _position: UInt32 = 0
+    var _trusted: UInt32 = 0
     var _count: UInt32 = 0
     var _persist: Bool = false
     var _sessionName: String = String()
@@ -1020,6 +1030,7 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
       _attempt = source._attempt
       _session = source._session
       _position = source._position
+      _trusted = source._trusted
       _count = source._count
       _persist = source._persist
       _sessionName = source._sessionName
@@ -1059,6 +1070,7 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
         case 10: try { try decoder.decodeSingularBytesField(value: &_storage._onward) }()
         case 11: try { try decoder.decodeSingularStringField(value: &_storage._addressee) }()
         case 12: try { try decoder.decodeSingularUInt32Field(value: &_storage._continuing) }()
+        case 13: try { try decoder.decodeSingularUInt32Field(value: &_storage._trusted) }()
         case 20: try {
           var v: Anira_Worker_V1_DeciderWork?
           var hadOneofValue = false
@@ -1146,6 +1158,9 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
       if _storage._continuing != 0 {
         try visitor.visitSingularUInt32Field(value: _storage._continuing, fieldNumber: 12)
       }
+      if _storage._trusted != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._trusted, fieldNumber: 13)
+      }
       switch _storage._work {
       case .decider?: try {
         guard case .decider(let v)? = _storage._work else { preconditionFailure() }
@@ -1174,6 +1189,7 @@ nonisolated extension Anira_Worker_V1_WorkItem: SwiftProtobuf.Message, SwiftProt
         if _storage._attempt != rhs_storage._attempt {return false}
         if _storage._session != rhs_storage._session {return false}
         if _storage._position != rhs_storage._position {return false}
+        if _storage._trusted != rhs_storage._trusted {return false}
         if _storage._count != rhs_storage._count {return false}
         if _storage._persist != rhs_storage._persist {return false}
         if _storage._sessionName != rhs_storage._sessionName {return false}
@@ -1329,7 +1345,7 @@ nonisolated extension Anira_Worker_V1_Continuation: SwiftProtobuf.Message, Swift
 
 nonisolated extension Anira_Worker_V1_Peer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Peer"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inbox\0\u{1}worker\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inbox\0\u{1}worker\0\u{1}trusted\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1339,6 +1355,7 @@ nonisolated extension Anira_Worker_V1_Peer: SwiftProtobuf.Message, SwiftProtobuf
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.inbox) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.worker) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.trusted) }()
       default: break
       }
     }
@@ -1351,12 +1368,16 @@ nonisolated extension Anira_Worker_V1_Peer: SwiftProtobuf.Message, SwiftProtobuf
     if !self.worker.isEmpty {
       try visitor.visitSingularStringField(value: self.worker, fieldNumber: 2)
     }
+    if self.trusted != 0 {
+      try visitor.visitSingularUInt32Field(value: self.trusted, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Anira_Worker_V1_Peer, rhs: Anira_Worker_V1_Peer) -> Bool {
     if lhs.inbox != rhs.inbox {return false}
     if lhs.worker != rhs.worker {return false}
+    if lhs.trusted != rhs.trusted {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -169,14 +169,16 @@ extension CoreStage {
 
     /// Admits an item whose turn it is.
     private func begin(_ work: Work) -> Admission.Answer {
-        let position = Int(work.item.position)
-        if let length = store.length(session: work.item.session), length > position {
-            if let later = sameAttempt(work) {
-                if later > position { askAgain(work) }
-                return .answered
+        let (session, request, position) = (work.item.session, work.item.request, Int(work.item.position))
+        if let length = store.length(session: session), length > position, let later = sameAttempt(work) {
+            if later > position { askAgain(work) }
+            return .answered
+        }
+        if !store.follows(session: session, position: position, request: request) {
+            // It starts over while rows of an older attempt, or of the session's last request, are still in the matrix.
+            removeRows {
+                $0.session == session && ($0.range.upperBound > position || $0.work.item.request != request)
             }
-            // A replay starts a session over while rows of the older attempt are still in the matrix.
-            removeRows { $0.session == work.item.session && $0.range.upperBound > position }
         }
         return admission.answer(work, busy: !running.isEmpty || store.isCommitting)
     }

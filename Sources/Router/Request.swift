@@ -85,7 +85,10 @@ final class Request {
     var handedOver: HandedOver?
     /// Core results that came before an earlier chunk's.
     var early: [Int: (count: Int, depths: [UInt8], tensor: Tensor?)] = [:]
+    /// Names of the workers that hold the session, by stage.
     var pins: [String]
+    /// Those that had it when the request began.
+    private let holders: [String]
 
     /// Exit depth of every known position.
     var depths: [UInt8]
@@ -129,7 +132,8 @@ final class Request {
         computeStart = min(depths.count, max(0, tokens.count - 1))
         (frontier, nextCoda, done) = (computeStart, computeStart, computeStart)
         distributions = [[Float]](repeating: [], count: depths.count)
-        pins = history?.pins ?? ["", "", ""]
+        holders = history?.pins ?? ["", "", ""]
+        pins = holders
         if job.kind == .score { logprobs = [Float](repeating: 0, count: max(0, tokens.count - 1)) }
     }
 
@@ -146,6 +150,10 @@ final class Request {
         handedOver = nil
         early.removeAll()
     }
+
+    /// Positions of its history that may be believed where its worker of this stage has them from earlier requests. None where the
+    /// session has moved: a copy there is of a request that failed, or older than what was computed since.
+    func trusted(_ stage: StageKind) -> Int { pins[stage.index] == holders[stage.index] ? computeStart : 0 }
 
     /// Depths for positions already decided (a replay) or given by the client; nil: the rule decides.
     func knownDepths(_ range: Range<Int>) -> [UInt8]? {

@@ -182,6 +182,7 @@ public struct RouterState {
         wire.session = request.session
         wire.position = UInt32(item.position)
         wire.count = UInt32(item.count)
+        wire.trusted = UInt32(request.trusted(item.stage))
         wire.persist = request.job.kind == .generate
         wire.sessionName = request.job.session
         wire.requestID = request.clientID
@@ -243,6 +244,7 @@ public struct RouterState {
         return .with {
             $0.inbox = worker.inbox
             $0.worker = String(decoding: worker.address, as: UTF8.self)
+            $0.trusted = UInt32(request.trusted(stage))
         }
     }
 

@@ -43,8 +43,10 @@ public struct Admission {
                 work, .internal, "malformed work: \(count) rows at \(first), \(work.tensor?.count ?? 0) bytes")
         }
         do {
-            let info = SessionInfo(name: item.sessionName, request: item.requestID)
-            switch try store.prepare(session: item.session, position: first, persist: item.persist, info: info) {
+            let info = SessionInfo(name: item.sessionName, request: item.requestID, number: item.request)
+            let residency = try store.prepare(
+                session: item.session, position: first, persist: item.persist, info: info, trusted: Int(item.trusted))
+            switch residency {
             case .needContext(let from):
                 var outcome = Self.reply(to: work)
                 outcome.needContext.from = UInt32(from)

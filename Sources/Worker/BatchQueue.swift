@@ -72,7 +72,7 @@ public struct BatchQueue {
         // A second item of a session continues it; one that starts it over waits for the next batch.
         let session = work.item.session
         if items.contains(where: { $0.session == session }),
-            store.length(session: session) != Int(work.item.position)
+            !store.follows(session: session, position: Int(work.item.position), request: work.item.request)
         {
             return .nextBatch
         }

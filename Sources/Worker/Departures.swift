@@ -53,6 +53,7 @@ public struct Departures {
         var next = item.work.item
         change(&next)
         next.addressee = peer.worker
+        next.trusted = peer.trusted
         next.enqueuedNs = done
         finished.append(
             Departure(item: item, done: done, outcome: outcome, to: peer, next: Work(next, tensor: outcome.tensor)))

@@ -110,8 +110,14 @@ import Testing
 
     @Test func aRecordAndASessionSurviveTheirEncodings() throws {
         let session = StoredSession(
-            info: info("né", request: "r-1"), length: 70_000, created: 5, updated: 1 << 41, bytes: 9)
+            info: SessionInfo(name: "né", request: "r-1", number: 1 << 51), length: 70_000, created: 5,
+            updated: 1 << 41, bytes: 9)
         #expect(session.encoded { StoredSession($0) } == session)
+        // Version 1 had no number.
+        let bytes = session.encoded { Array($0) }
+        let older = ([1] + bytes[1..<32] + bytes[40...]).withUnsafeBytes { StoredSession($0) }
+        #expect(older?.info == info("né", request: "r-1"))
+        #expect(older?.length == 70_000)
         #expect([UInt8](repeating: 1, count: 31).withUnsafeBytes { StoredSession($0) } == nil)
         #expect(hex(Key.record(0x0102, 3, deepest: 4)) == "00000000000001020000000304")
         #expect(Key.record(7, 9, deepest: 2).withUnsafeBytes { Key.parse($0)?.position } == 9)

@@ -118,6 +118,33 @@ import Testing
         #expect(try KVInspector(path: path).sessions().first?.request == "second")
     }
 
+    /// What a request that failed had left beyond its start was believed where a worker got the session's next request from a later
+    /// chunk on, or after the session had gone on elsewhere.
+    @Test("Another request believes no more than it is told", arguments: [true, false])
+    func anotherRequestsRows(_ afterRestart: Bool) throws {
+        func prepare(_ store: KVStore, _ position: Int, by number: UInt64, trusted: Int) throws -> Residency {
+            try store.prepare(
+                session: 1, position: position, persist: true,
+                info: SessionInfo(name: "tea", request: "r", number: number), trusted: trusted)
+        }
+        var store = try KVStore(configuration(path))
+        #expect(try prepare(store, 0, by: 7, trusted: 0) == .ready)
+        #expect(store.extend(session: 1, by: 4))
+        for position in 0..<4 { store.fill(1, position, 0) }
+        store.commit(session: 1, positions: 0..<4) { _ in }
+        store.settle()
+        if afterRestart {
+            store.close()
+            store = try KVStore(configuration(path))
+        }
+        defer { store.close() }
+        #expect(try prepare(store, 4, by: 7, trusted: 0) == .ready)
+        #expect(try prepare(store, 4, by: 8, trusted: 2) == .needContext(from: 2))
+        #expect(try prepare(store, 2, by: 8, trusted: 2) == .ready)
+        #expect(store.shows(1, [1, 1]))
+        #expect(try prepare(store, 2, by: 9, trusted: 0) == .needContext(from: 0))
+    }
+
     /// An undecodable session record counted as length 1: positions from there on were not void, and a position got a
     /// second record, the older of which could be served.
     @Test func aDamagedSessionRecordDoesNotLeaveTwoRecordsOfAPosition() throws {

@@ -21,6 +21,43 @@ struct SessionTests {
         #expect(suite.ledger.sessions["s"]?.depths.count == 10)
     }
 
+    /// R2 moved the session and failed; the session went on where it had been, moved again, and found R2's rows there.
+    @Test("What a failed request left on another worker is not believed", arguments: StageKind.allCases, [false, true])
+    func strayCopy(_ stage: StageKind, _ handsOver: Bool) {
+        let (own, other) = (stage.rawValue, "\(stage.rawValue)-other")
+        var suite = Suite(handsOver: handsOver)
+        for _ in 0..<2 {  // beyond the time in which a worker of an earlier run is waited for
+            suite.pass(ms: 2000)
+            suite.beat()
+        }
+        /// Its process ends in order; a later one has what it stored.
+        func leave(_ name: String) {
+            suite.feed(.drain(from: suite.players[name]!.address))
+            suite.feed(.bye(from: suite.players[name]!.address))
+        }
+        suite.generate("a", prompt(5), new: 1, session: "s")
+        suite.run()
+        suite.connect(other, stage)
+        leave(own)
+        suite.generate("b", prompt(9), new: 4, session: "s")
+        for _ in 0..<8 where suite.streamed("b").isEmpty {
+            for name in [StageKind.decider, .core, .coda].map({ $0 == stage ? other : $0.rawValue }) {
+                suite.answer(name, suite.take(name))
+            }
+        }
+        suite.send(.cancel("b", id: "c"))
+        #expect(suite.ending("b").error.code == "CANCELLED")
+        suite.connect(own, stage, incarnation: 2, keeping: true)
+        suite.generate("d", prompt(3), new: 1, session: "s")
+        suite.run()
+        leave(own)
+        let before = suite.players[other]!.computed.count
+        suite.generate("e", [9], new: 1, session: "s")
+        suite.run()
+        #expect(suite.ending("e").completed.tokens.count == 1)
+        #expect(suite.players[other]!.computed[before...].map(\.position) == Array(0..<11))
+    }
+
     @Test("No new prompt: the conversation goes on by itself")
     func emptyPrompt() {
         var suite = Suite()

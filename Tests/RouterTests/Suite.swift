@@ -21,6 +21,8 @@ struct Suite {
         var address: WorkerAddress
         /// Positions held by session: work beyond them is answered with NEED_CONTEXT.
         var held: [UInt64: Int] = [:]
+        /// Request by session that came last.
+        var owner: [UInt64: UInt64] = [:]
         /// Work received and not answered, in order.
         var inbox: [Work] = []
         /// Attempts that are no longer wanted.
@@ -91,7 +93,7 @@ struct Suite {
         _ change: (inout Anira_Worker_V1_Ready) -> Void = { _ in }
     ) {
         var player = Player(name: name, stage: stage, address: Array("\(name)#\(incarnation)".utf8))
-        if keeping { player.held = players[name]?.held ?? [:] }
+        if keeping, let known = players[name] { (player.held, player.owner) = (known.held, known.owner) }
         players[name] = player
         var ready = Anira_Worker_V1_Ready.with {
             $0.stage = stage.rawValue
@@ -170,6 +172,7 @@ struct Suite {
         }
         guard !peer.inbox.isEmpty else { return }
         outcome.item.handedTo = peer.worker
+        next.trusted = peer.trusted
         guard !losesHandOvers else { return }
         change(Array(peer.worker.utf8)) {
             if $0.cancelled[item.request].map({ item.attempt > $0 }) ?? true {
@@ -279,6 +282,9 @@ extension Suite.Player {
             $0.attempt = item.attempt
             $0.position = item.position
             $0.count = item.count
+        }
+        if owner.updateValue(item.request, forKey: item.session) != item.request {
+            held[item.session] = held[item.session].map { min($0, Int(item.trusted)) }
         }
         guard held[item.session] ?? 0 >= first else {
             result.needContext.from = UInt32(held[item.session] ?? 0)

@@ -11,7 +11,7 @@ struct BatchQueueTests {
         Work(
             .with {
                 ($0.request, $0.session, $0.position, $0.count) = (
-                    session << 32 | UInt64(position), session, UInt32(position), UInt32(rows)
+                    session, session, UInt32(position), UInt32(rows)
                 )
             }, tensor: nil)
     }
