@@ -137,6 +137,8 @@ public final class Client {
         while open.values.contains(where: \.runs) {
             let now = monotonicNanoseconds()
             guard now < deadline, try receiveIfAny(seconds: Double(deadline - now) / 1e9) != nil else {
+                // Where nothing was taken there is nothing to cancel.
+                guard open.values.contains(where: { $0.runs && $0.isAccepted }) else { return }
                 throw ClientError.noMore(seconds: seconds)
             }
         }
@@ -172,7 +174,7 @@ private struct OpenRequest {
     let endsAtOnce: Bool
     /// Whether it can be cancelled.
     let runs: Bool
-    private var isAccepted = false
+    private(set) var isAccepted = false
     private var tokens: Int32 = 0
 
     init(number: Int, body: Frame, endsAtOnce: Bool, runs: Bool) {

@@ -48,6 +48,8 @@ public struct KVStoreError: Error, Sendable, CustomStringConvertible {
                 (.full, "free some space on its disk; 'anira kv gc', the suite stopped, then makes room in its file")
             } else if damaged.contains(result) {
                 (.damaged, "data.mdb is damaged: restore a copy or move it away")
+            } else if result == EACCES {
+                (.system, "its data.mdb and lock.mdb must be writable, by readers too: run this as their owner")
             } else {
                 (.system, "if it comes again, data.mdb may be damaged: restore a copy or move it away")
             }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGABRT};
+static const int signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE};
 enum { COUNT = sizeof signals / sizeof *signals };
 
 static _Thread_local const struct anira_last_words *words;

@@ -122,7 +122,7 @@ public enum ClientCodec {
         body.first != 0x0A && body.allSatisfy { $0 >= 0x20 && $0 < 0x7F || $0 == 0x09 || $0 == 0x0A || $0 == 0x0D }
     }
 
-    /// FNV-1a of the body: equal ids with other content are told apart.
+    /// FNV-1a of the body: equal ids with other content are told apart. The body holds the id.
     private static func digest(_ body: [UInt8]) -> UInt64 {
         body.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
     }

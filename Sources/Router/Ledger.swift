@@ -77,7 +77,8 @@ public final class Ledger: Sendable {
                 return (key: key, value: try Self.encode(answer, key: key))
             }
             let session = try ending.session.map { session in
-                let key = Array(session.name.utf8)
+                // As Swift compares names: those that look the same are one.
+                let key = Array(session.name.precomposedStringWithCanonicalMapping.utf8)
                 return (key, try session.record.map { try Self.encode($0, key: key) })
             }
             return (answer, session)

@@ -58,7 +58,8 @@ final class Request {
     let deadline: UInt64?
     /// Who waits for its answers: the sender, and senders of the same id later.
     var clients: [ClientAddress]
-    /// Who asked for its `result` while it runs.
+    /// Who asked for its `result` while it runs, so many at most.
+    static let mostWatchers = 1024
     var watchers: [Watcher] = []
 
     /// History, prompt and new tokens.

@@ -48,7 +48,7 @@ public final class RouterService: Sendable {
     ) throws {
         self.options = options
         var configuration = configuration
-        configuration.firstNumber = UInt64(Date().timeIntervalSince1970) << 20
+        configuration.firstNumber = UInt64(Date().timeIntervalSince1970 * Double(1 << 20))
         configuration.durability = options.data == nil ? "memory" : options.durability.rawValue
         self.configuration = configuration
         self.context = context

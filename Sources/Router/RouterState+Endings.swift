@@ -1,4 +1,5 @@
 import Foundation
+import Logging
 import Messaging
 import Model
 import Proto
@@ -37,7 +38,7 @@ extension RouterState {
             actions.append(.traceEnd(request: request.id, id: request.clientID, from: request.received, to: now))
         }
         ending.session = settleSession(request, succeeded)
-        actions.append(.log(.info, "request '\(request.clientID)' ended: \(Self.summary(content))"))
+        actions.append(.log(level(of: content), "request '\(request.clientID)' ended: \(Self.summary(content))"))
         ending.replies = request.clients.map { (answer, tensors, $0) }
         for watcher in request.watchers {
             var copy = answer
@@ -46,6 +47,16 @@ extension RouterState {
         }
         actions.append(.end(ending))
         leave(request)
+    }
+
+    /// What the suite itself is to blame for is worth a warning, one of a kind in ten seconds.
+    private mutating func level(of content: ClientReply.OneOf_Reply) -> Logger.Level {
+        guard case .error(let error) = content,
+            [ErrorCode.storeFull, .internal].map(\.rawValue).contains(error.code),
+            now - (lastWarned[error.code] ?? 0) > 10_000_000_000
+        else { return .info }
+        lastWarned[error.code] = now
+        return .warning
     }
 
     private static func summary(_ content: ClientReply.OneOf_Reply) -> String {
@@ -113,8 +124,10 @@ extension RouterState {
                 pins: request.pins)
             sessions[name] = record
             return (name, record)
-        } else if sessions[name] == nil {
-            forget(session: request.session, at: request.pins)
+        } else {
+            // Workers to which it had moved keep nothing of it.
+            let holders = sessions[name]?.pins ?? []
+            forget(session: request.session, at: request.pins.filter { !holders.contains($0) })
         }
         return nil
     }

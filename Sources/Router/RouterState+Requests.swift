@@ -16,7 +16,7 @@ extension RouterState {
                 throw Refusal.invalid("deadline_ms", "must be above 0, found \(message.deadlineMs)")
             }
             switch message.operation {
-            case .generate(let r): try admit(message, try validator.job(r), digest, client)
+            case .generate(let r): try admit(message, try validator.job(r, digest), digest, client)
             case .score(let r): try admit(message, try validator.job(r), digest, client)
             case .cancel(let r): try cancel(r.id, message.id, client)
             case .result(let r): try result(r.id, message.id, client)
@@ -89,20 +89,32 @@ extension RouterState {
         guard !name.isEmpty, var queue = sessionQueues[name] else { return }
         queue.removeAll { $0 == request.id }
         sessionQueues[name] = queue.isEmpty ? nil : queue
-        guard let next = queue.first, let waiting = requests[next], waiting.waiting else { return }
+        guard queue.first.flatMap({ requests[$0] })?.waiting ?? false else { return }
+        failTooLong(in: name)
+        guard let next = sessionQueues[name]?.first, let waiting = requests[next], waiting.waiting else { return }
         let renewed = Request(
             id: waiting.id, clientID: waiting.clientID, digest: waiting.digest, job: waiting.job,
             session: sessions[name]?.id ?? waiting.session, history: sessions[name], clients: waiting.clients,
             now: waiting.received, deadline: waiting.deadline)
         renewed.watchers = waiting.watchers
         requests[next] = renewed
-        guard renewed.tokens.count <= configuration.model.maxPositionEmbeddings else {
-            return fail(
-                next, .contextTooLong,
-                "generate.tokens: \(renewed.tokens.count) positions; this model holds "
-                    + "\(configuration.model.maxPositionEmbeddings)")
-        }
         pump(renewed)
+    }
+
+    /// Ends those that wait for a session whose history has no room for them any more: it only grows. All at once, since the end
+    /// of each begins the next.
+    private mutating func failTooLong(in name: String) {
+        let (history, most) = (sessions[name]?.tokens.count ?? 0, configuration.model.maxPositionEmbeddings)
+        let ended = Set(sessionQueues[name, default: []]).filter { id in
+            requests[id].map { $0.waiting && history + $0.job.tokens.count > most } ?? false
+        }
+        guard !ended.isEmpty else { return }
+        sessionQueues[name]?.removeAll { ended.contains($0) }
+        if sessionQueues[name]?.isEmpty ?? false { sessionQueues[name] = nil }
+        for id in ended.sorted() {
+            let positions = history + (requests[id]?.job.tokens.count ?? 0)
+            fail(id, .contextTooLong, "generate.tokens: \(positions) positions; this model holds \(most)")
+        }
     }
 
     /// True when the id is known: the sender gets that request's answers and nothing runs twice.
@@ -146,6 +158,9 @@ extension RouterState {
 
     private mutating func result(_ target: String, _ id: String, _ client: ClientAddress) throws {
         if let known = running[target].flatMap({ requests[$0] }) {
+            guard known.watchers.count < Request.mostWatchers else {
+                throw Refusal(.overloaded, "result.id: \(known.watchers.count) wait for '\(target.prefix(64))' already")
+            }
             known.watchers.append(Watcher(id: id, client: client))
         } else if let record = results[target] {
             repeatAnswer(record, under: id, to: client)

@@ -208,6 +208,7 @@ extension RouterState {
     /// read its replies loses them.
     mutating func cutOff(_ client: ClientAddress, slow: Bool) {
         let its = requests.values.filter { $0.clients.contains(client) }
+        for request in requests.values { request.watchers.removeAll { $0.client == client } }
         for request in its { request.clients.removeAll { $0 == client } }
         guard slow else { return }
         counters.slowClients += max(1, its.count)

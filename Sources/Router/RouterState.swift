@@ -85,6 +85,8 @@ public struct RouterState {
     /// When the first event came.
     var started: UInt64 = 0
     var isShuttingDown = false
+    /// When an ending of this code was warned of.
+    var lastWarned: [String: UInt64] = [:]
     var actions: [RouterAction] = []
 
     public init(_ configuration: Configuration, ledger: LedgerContents = LedgerContents()) {

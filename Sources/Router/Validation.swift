@@ -70,7 +70,8 @@ struct Validator: Sendable {
     /// Most bytes of logits in a reply.
     let tensorBytes: Int
 
-    func job(_ r: Anira_V1_Generate) throws -> Job {
+    /// digest: of the request; draws depend on it where no seed is given, so that the same request draws the same again.
+    func job(_ r: Anira_V1_Generate, _ digest: UInt64) throws -> Job {
         var job = Job(
             kind: .generate, tokens: try tokens(r.tokens, r.text, "generate", mayBeEmpty: !r.session.isEmpty),
             rule: configuration.defaultRule)
@@ -84,7 +85,7 @@ struct Validator: Sendable {
         job.session = try name(r.session, "generate.session")
         (job.rule, job.depths) = try depth(
             r.depth, "generate.depth", job.tokens.count...(job.tokens.count + job.maxNewTokens))
-        job.sampling = try sampling(r.sampling)
+        job.sampling = try sampling(r.sampling, digest)
         job.wantsDistributions = r.include.exitDistributions
         job.wantsLogprobs = r.include.logprobs
         guard !r.include.logits else {
@@ -208,7 +209,7 @@ struct Validator: Sendable {
         return Int(value)
     }
 
-    private func sampling(_ r: Anira_V1_Sampling) throws -> SamplingRule {
+    private func sampling(_ r: Anira_V1_Sampling, _ digest: UInt64) throws -> SamplingRule {
         let field = "generate.sampling"
         guard r.temperature >= 0, r.temperature.isFinite else {
             throw Refusal.invalid("\(field).temperature", "must be 0 (greedy) or more, found \(r.temperature)")
@@ -219,7 +220,7 @@ struct Validator: Sendable {
             throw Refusal.invalid("\(field).top_p", "must be above 0 and at most 1, found \(topP)")
         }
         guard r.seed >= 0 else { throw Refusal.invalid("\(field).seed", "must be 0 or more, found \(r.seed)") }
-        let seed = r.hasSeed ? UInt64(r.seed) : UInt64.random(in: 0..<(1 << 62))
+        let seed = r.hasSeed ? UInt64(r.seed) : digest
         return SamplingRule(temperature: r.temperature, topK: Int(r.topK), topP: topP, seed: seed)
     }
 }

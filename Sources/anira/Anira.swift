@@ -10,7 +10,7 @@ enum Main {
         // A crash ends the process at once, for who starts it again. The runtime's report, which hangs where a thread of
         // libzmq is at fault, is only for those who ask for it.
         if getenv("SWIFT_BACKTRACE") == nil {
-            for number in [SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGBUS, SIGSEGV] { signal(number, SIG_DFL) }
+            for number in [SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGBUS, SIGSEGV] { signal(number, SIG_DFL) }
         }
         // Where one is closed no file may take its number: writing to it stays an error.
         for descriptor in 0...2 where fcntl(Int32(descriptor), F_GETFD) == -1 { _ = open("/dev/null", O_RDONLY) }
@@ -44,7 +44,7 @@ struct Anira: ParsableCommand {
             Start everything on a shipped model:
               anira up --model checkpoints/mano-online
             Ask it something, each token coloured by its depth:
-              anira generate --depths '<bos> + 3 * 2 4 <ans>'
+              anira generate --depths --max-new-tokens 1 '<bos> + 3 * 2 4 <ans>'
             """,
         version: "anira \(suiteVersion), worker protocol \(workerProtocolVersion)",
         groupedSubcommands: [

@@ -35,7 +35,19 @@ struct StoreOptions: ParsableArguments {
         return chosen
     }
 
-    func inspectors() throws -> [KVInspector] { try paths().map { try KVInspector(path: $0) } }
+    /// Looks into each store, or works on it, whatever becomes of the others. Those that failed are told after what `show` prints
+    /// of the rest, and make the command fail.
+    func forEach<Found>(_ look: (String) throws -> Found, show: ([Found]) throws -> Void) throws {
+        var found: [Found] = []
+        var failures: [any Error] = []
+        for path in try paths() {
+            do { found.append(try look(path)) } catch { failures.append(error) }
+        }
+        if failures.isEmpty || !found.isEmpty { try show(found) }
+        guard let last = failures.popLast() else { return }
+        for failure in failures { tell("Error: \(failure)\n") }
+        throw last
+    }
 }
 
 struct KVStat: ParsableCommand {
@@ -44,7 +56,10 @@ struct KVStat: ParsableCommand {
     @OptionGroup var options: StoreOptions
 
     func run() throws {
-        let summaries = try options.inspectors().map { try $0.summary() }
+        try options.forEach({ try KVInspector(path: $0).summary() }, show: show)
+    }
+
+    private func show(_ summaries: [KVInspector.Summary]) throws {
         if options.json { return try printJSON(summaries) }
         for s in summaries {
             print("\(s.path): stage \(s.stage), model \(s.fingerprint), schema \(s.schema), \(s.dtype)")
@@ -60,12 +75,17 @@ struct KVStat: ParsableCommand {
 
 struct KVSessions: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "sessions", abstract: "Each session's length, bytes, and how many positions keep how many entries."
+        commandName: "sessions",
+        abstract:
+            "Each session's length, the share of the bytes that full depth would take, and how many positions keep how many entries."
     )
     @OptionGroup var options: StoreOptions
 
     func run() throws {
-        let all = try options.inspectors().map { (path: $0.path, sessions: try $0.sessions()) }
+        try options.forEach({ (path: $0, sessions: try KVInspector(path: $0).sessions()) }, show: show)
+    }
+
+    private func show(_ all: [(path: String, sessions: [KVInspector.Session])]) throws {
         if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.sessions) })) }
         for (path, sessions) in all {
             print("\(path): \(counted(sessions.count, "session"))")
@@ -94,6 +114,13 @@ struct KVShow: ParsableCommand {
     @Option(help: "First position.") var from = 0
     @Option(help: "Most positions shown.") var count = 64
 
+    /// What one store has of the session.
+    private struct Found {
+        let path: String
+        let length: Int
+        let positions: [KVInspector.Position]
+    }
+
     func validate() throws {
         guard from >= 0, from <= 1 << 30, count > 0, count <= 1 << 30 else {
             throw ValidationError("--from must be 0 or more, --count above 0")
@@ -101,13 +128,18 @@ struct KVShow: ParsableCommand {
     }
 
     func run() throws {
-        let all = try options.inspectors().map { inspector in
-            let found = try inspector.sessions().first { ["\($0.id)", $0.name, $0.request].contains(session) }
-            return (
-                path: inspector.path, length: found?.positions ?? 0,
-                positions: try found.map { try inspector.positions(session: $0.id, from..<(from + count)) } ?? []
-            )
-        }
+        try options.forEach(look, show: show)
+    }
+
+    private func look(_ path: String) throws -> Found {
+        let inspector = try KVInspector(path: path)
+        let found = try inspector.sessions().first { ["\($0.id)", $0.name, $0.request].contains(session) }
+        return Found(
+            path: path, length: found?.positions ?? 0,
+            positions: try found.map { try inspector.positions(session: $0.id, from..<(from + count)) } ?? [])
+    }
+
+    private func show(_ all: [Found]) throws {
         guard all.contains(where: { !$0.positions.isEmpty }) else {
             let longest = all.map(\.length).max() ?? 0
             throw KVStoreError(
@@ -116,9 +148,9 @@ struct KVShow: ParsableCommand {
                 advice: longest > 0 ? "it has \(longest)" : "'anira kv sessions' lists them")
         }
         if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: all.map { ($0.path, $0.positions) })) }
-        for (path, _, positions) in all where !positions.isEmpty {
-            print("\(path): session \(printable(session))")
-            for p in positions {
+        for store in all where !store.positions.isEmpty {
+            print("\(store.path): session \(printable(session))")
+            for p in store.positions {
                 print(String(format: "  position %5d: %d entries, %d bytes", p.position, p.entries, p.bytes))
                 for entry in 0..<p.entries {
                     let layers = zip(p.keyNorms[entry], p.valueNorms[entry]).map {
@@ -143,10 +175,15 @@ struct KVVerify: ParsableCommand {
     }
 
     func run() throws {
-        let reports = try options.inspectors().map { inspector in
-            let (records, problems) = try inspector.verify()
-            return Report(path: inspector.path, records: records, problems: problems)
-        }
+        try options.forEach(verify, show: show)
+    }
+
+    private func verify(_ path: String) throws -> Report {
+        let (records, problems) = try KVInspector(path: path).verify()
+        return Report(path: path, records: records, problems: problems)
+    }
+
+    private func show(_ reports: [Report]) throws {
         if options.json {
             try printJSON(reports)
         } else {
@@ -179,27 +216,26 @@ struct KVCollect: ParsableCommand {
     }
 
     func run() throws {
-        var removed: [String: Int] = [:]
-        var failures: [any Error] = []
-        for path in try options.paths() {
-            let age = keepHours.map { $0 * 3600 } ?? (keepMib == nil ? -1 : Double(1 << 40))
-            let bytes = keepMib.map { $0 << 20 } ?? (keepHours == nil ? -1 : .max)
-            do {
-                removed[path] = try KVInspector.collect(path: path, keepBytes: bytes, ageSeconds: age)
-            } catch {
-                failures.append(error)
-            }
+        try options.forEach({ (path: $0, count: try collect($0)) }, show: show)
+    }
+
+    private func collect(_ path: String) throws -> Int {
+        let age = keepHours.map { $0 * 3600 } ?? (keepMib == nil ? -1 : Double(1 << 40))
+        let bytes = keepMib.map { $0 << 20 } ?? (keepHours == nil ? -1 : .max)
+        do {
+            return try KVInspector.collect(path: path, keepBytes: bytes, ageSeconds: age)
+        } catch let error as KVStoreError where error.code == .full {
+            throw KVStoreError(
+                .full, error.attempted, path: path, result: error.result,
+                advice:
+                    "free a few MiB on its disk first, or remove its data.mdb: what a stage's store holds is computed again"
+            )
         }
-        if options.json {
-            try printJSON(removed)
-        } else {
-            for (path, count) in removed.sorted(by: { $0.key < $1.key }) {
-                print("\(path): removed \(counted(count, "unnamed session"))")
-            }
-        }
-        guard let last = failures.popLast() else { return }
-        for failure in failures { tell("Error: \(failure)\n") }
-        throw last
+    }
+
+    private func show(_ removed: [(path: String, count: Int)]) throws {
+        if options.json { return try printJSON(Dictionary(uniqueKeysWithValues: removed.map { ($0.path, $0.count) })) }
+        for (path, count) in removed { print("\(path): removed \(counted(count, "unnamed session"))") }
     }
 }
 

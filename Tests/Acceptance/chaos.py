@@ -28,7 +28,7 @@ from anira_client import Anira, AniraError  # noqa: E402
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT, signal.SIGSEGV, signal.SIGSTOP)
 SAME = ("tokens", "depths", "prompt_depths", "logprobs")
 PATIENCE_S = 60
-TURNS, TURN_TOKENS = 6, 6
+MOST_TOKENS, TURN_TOKENS = 48, 6
 
 
 class Report:
@@ -67,20 +67,32 @@ def repeat(anira, chance, known, report, ends):
         report.answer("request", all(found[k] == answer[k] for k in SAME), f"{request} gave {found}", began)
 
 
+def turn(anira, history, session, prompt, **more):
+    """One turn; nothing stays of one that its deadline ended."""
+    began = time.monotonic()
+    try:
+        found = anira.generate(prompt, session=session, max_new_tokens=TURN_TOKENS, include={"logprobs": True}, **more)
+    except AniraError as error:
+        if "deadline_ms" in more and error.code == "DEADLINE_EXCEEDED":
+            return None
+        raise
+    history += prompt
+    before = list(history)
+    history += found["tokens"]
+    return before, found, began
+
+
 def converse(anira, chance, known, report, ends):
-    """Conversations, each turn of which is asked for again without its session."""
+    """Conversations, each turn of which is asked for again without its session. Some turns have next to no time."""
     while time.monotonic() < ends:
         session, history, turns = f"chaos-{chance.getrandbits(60):x}", [], []
-        for request, _ in chance.choices(known, k=TURNS):
-            more = {"max_new_tokens": TURN_TOKENS, "include": {"logprobs": True}}
-            began = time.monotonic()
-            found = anira.generate(request["prompt"][:3], session=session, **more)
-            history = history + request["prompt"][:3]
-            turns.append((list(history), more, found, began))
-            history += found["tokens"]
+        while len(history) < MOST_TOKENS:
+            prompt = chance.choice(known)[0]["prompt"][:3]
+            haste = {"deadline_ms": chance.randrange(1, 30)} if chance.random() < 0.3 else {}
+            turns.append(turn(anira, history, session, prompt, **haste))
         anira.drop_session(session)
-        for before, more, found, began in turns:
-            again = anira.generate(before, **more)
+        for before, found, began in filter(None, turns):
+            again = anira.generate(before, max_new_tokens=TURN_TOKENS, include={"logprobs": True})
             is_right = all(again[k] == found[k] for k in ("tokens", "depths", "logprobs"))
             report.answer("turn", is_right, f"{before} gave {found} in a session, {again} alone", began)
 

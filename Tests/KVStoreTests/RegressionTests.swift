@@ -53,6 +53,23 @@ import Testing
         #expect(said.contains("cannot read the store \(folder.path): data.mdb is damaged"))
     }
 
+    /// LMDB divides by it: the process ended without a word, and was started again and again.
+    @Test func aPageSizeOfNothingIsReportedAsTheLastWord() async throws {
+        let result = await #expect(
+            processExitsWith: .exitCode(1), observing: [\.standardErrorContent]
+        ) { [path = folder.path as String] in
+            try KVStore(configuration(path)).close()
+            let file = try FileHandle(forUpdating: URL(fileURLWithPath: "\(path)/data.mdb"))
+            for page in [0, 4096] as [UInt64] {
+                try file.seek(toOffset: page + 40)
+                try file.write(contentsOf: Data(count: 4))
+            }
+            try KVStore(configuration(path)).close()
+        }
+        let said = String(decoding: try #require(result).standardErrorContent, as: UTF8.self)
+        #expect(said.contains("data.mdb is damaged"))
+    }
+
     /// Words are for faults in the store only.
     @Test func otherFaultsEndTheProcessAsBefore() async {
         await #expect(processExitsWith: .signal(SIGSEGV)) { [path = folder.path as String] in

@@ -44,6 +44,17 @@ import Testing
         #expect(contents.owedDrops == ["core/core-0": [7]])
     }
 
+    /// The older of two records came back, and one of a dropped session.
+    @Test func namesThatUnicodeHoldsEqualAreOneSession() throws {
+        let ledger = try ledger()
+        defer { ledger.close() }
+        let later = SessionRecord(id: 7, tokens: [1, 2, 3, 4], depths: Data([1, 2, 3]), pins: ["core-0"])
+        try ledger.put([Ending(session: ("caf\u{e9}", session)), Ending(session: ("cafe\u{301}", later))])
+        #expect(try ledger.contents().sessions == ["caf\u{e9}": later])
+        try ledger.put([Ending(session: ("cafe\u{301}", nil))])
+        #expect(try ledger.contents().sessions.isEmpty)
+    }
+
     /// An answer with another text was given, a session went on from another token, or the start failed with raw errors.
     @Test(arguments: ["sessions", "results", "meta"], [4, 20, -1])
     func aFlippedBitIsRefusedNamingTheStore(database: String, place: Int) throws {

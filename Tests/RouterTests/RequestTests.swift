@@ -45,6 +45,33 @@ struct RequestTests {
         #expect(suite.endings("r").count == 1)
     }
 
+    /// Half a million of them took 100 MiB.
+    @Test("So many may wait for a result, and those of a client that is cut off no longer do")
+    func watchers() {
+        var suite = Suite()
+        suite.generate("r", prompt(5))
+        for index in 0..<1030 { suite.send(.result("r", id: "w\(index)"), from: .other) }
+        #expect(suite.replies.count { $0.message.error.code == "OVERLOADED" } == 6)
+        suite.feed(.clientLost(.other, slow: false))
+        suite.run()
+        #expect(suite.endings("r").count == 1)
+        #expect(suite.endings("w0").isEmpty)
+    }
+
+    /// After a Router's crash the rest of a stream was that of another draw.
+    @Test("Without a seed the same request draws the same again, another one does not")
+    func drawn() {
+        func seed(_ id: String) -> UInt64? {
+            var suite = Suite()
+            suite.generate(id, prompt(5)) { $0.generate.sampling.temperature = 1 }
+            suite.work(until: .coda)
+            return suite.take("coda").first?.item.coda.sampling.seed
+        }
+        #expect(seed("a") != nil)
+        #expect(seed("a") == seed("a"))
+        #expect(seed("a") != seed("b"))
+    }
+
     @Test("result of a finished request is its answer; of an unknown one NOT_FOUND")
     func result() {
         var suite = Suite()

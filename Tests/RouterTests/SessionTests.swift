@@ -45,8 +45,11 @@ struct SessionTests {
                 suite.answer(name, suite.take(name))
             }
         }
+        let stray = suite.players[other]!.held
         suite.send(.cancel("b", id: "c"))
         #expect(suite.ending("b").error.code == "CANCELLED")
+        #expect(suite.players[other]!.held.isEmpty)
+        suite.players[other]!.held = stray  // that message was lost
         suite.connect(own, stage, incarnation: 2, keeping: true)
         suite.generate("d", prompt(3), new: 1, session: "s")
         suite.run()
@@ -56,6 +59,20 @@ struct SessionTests {
         suite.run()
         #expect(suite.ending("e").completed.tokens.count == 1)
         #expect(suite.players[other]!.computed[before...].map(\.position) == Array(0..<11))
+    }
+
+    /// Each end began and ended the next: thousands of them were too deep for the stack.
+    @Test("Many requests that a session has no room for any more end one after the other")
+    func noRoomForMany() {
+        var suite = Suite { $0.limits.concurrentRequests = 20_000 }
+        let most = suite.model.maxPositionEmbeddings
+        suite.generate("first", prompt(2), new: Int32(most - 2), session: "s")
+        for index in 0..<10_000 { suite.generate("\(index)", prompt(2), session: "s") }
+        suite.generate("last", [], session: "s")
+        suite.run()
+        #expect(suite.ending("first").completed.finishReason == "length")
+        #expect((0..<10_000).allSatisfy { suite.ending("\($0)").error.code == "CONTEXT_TOO_LONG" })
+        #expect(suite.status().running == 0)
     }
 
     @Test("No new prompt: the conversation goes on by itself")
