@@ -306,14 +306,15 @@ static void product(Ending ending, const Rows *x, const anira_matrix *w, int fir
 // up to `width`, a multiple of 16.
 static void quantize(const float *x, size_t ldx, int m, int k, float limit, int16_t *out, size_t width, float *scales) {
     for (int row = 0; row < m; row++, x += ldx, out += width) {
-        v16 top = splat(0);
+        v16 top = splat(0), none = splat(0);
         for (int i = 0; i < k; i += 16) {
             v16 v = load_first(x + i, k - i);
             top = larger(choose(v < 0.0f, -v, v), top);
+            none += v - v;  // 0, or none where there is one: comparisons and integers would lose it
         }
         float most = largest(top);
         float inverse = most > 0 ? limit / most : 0;
-        scales[row] = most / limit;
+        scales[row] = most / limit + sum(none);
         for (size_t i = 0; i < width; i += 16) {
             int valid = (int)((size_t)k > i ? (size_t)k - i : 0);
             v16 v = load_first(x + i, valid) * inverse;

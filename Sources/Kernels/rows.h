@@ -100,7 +100,8 @@ static float logsumexp(const float *x, int n) {
     v16 total = splat(0);
     for (int i = 0; i < n; i += 16)
         total += keep_first(exp16(load_first(x + i, n - i) - max), n - i, splat(0));
-    return (float)(natural_log(sum(total)) + max);
+    float all = sum(total);
+    return all != all ? all : (float)(natural_log(all) + max);
 }
 
 static int argmax(const float *x, int n) {

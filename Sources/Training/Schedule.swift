@@ -7,10 +7,11 @@ struct Schedule: Sendable {
     /// Step at which λ began to rise; nil before.
     private(set) var learnedAt: Int?
 
-    init(_ configuration: TrainingConfiguration, accuracy: Double = 0, learnedAt: Int? = nil) {
+    /// step: where the run begins or goes on.
+    init(_ configuration: TrainingConfiguration, step: Int = 0, accuracy: Double = 0, learnedAt: Int? = nil) {
         self.configuration = configuration
         self.accuracy = accuracy
-        self.learnedAt = learnedAt ?? (configuration.learnAtMost == 0 ? 0 : nil)
+        self.learnedAt = learnedAt ?? (configuration.learnAtMost == 0 ? step : nil)
     }
 
     /// Learning rate of a step, counted from 1.

@@ -49,7 +49,7 @@ public final class Trainer {
         rows = Dataset(task: task, split: .train, seed: configuration.seed)
         let model = try configuration.model(vocabulary: task.vocabulary.count)
         try Self.checkMemory(model, configuration, longest: task.longestRow)
-        let weights = try Self.initialWeights(model, configuration, initial)
+        let weights = try Self.initialWeights(model, configuration, task.vocabulary, initial)
         let longest = task.longestRow
         lanes = try Lanes(
             model, weights: weights, count: configuration.threads, microBatch: configuration.microBatch,
@@ -72,7 +72,7 @@ public final class Trainer {
                     "the run in \(directory) is at step \(state.step) already; give --steps \(state.step) or more")
             }
             step = state.step
-            schedule = Schedule(configuration, accuracy: state.accuracy, learnedAt: state.learnedAt)
+            schedule = Schedule(configuration, step: step, accuracy: state.accuracy, learnedAt: state.learnedAt)
         }
         try log.truncate(after: step)
         try self.configuration.write(to: directory)
@@ -124,17 +124,11 @@ public final class Trainer {
     }
 
     private static func initialWeights(
-        _ model: ModelConfiguration, _ configuration: TrainingConfiguration, _ initial: Checkpoint?
+        _ model: ModelConfiguration, _ configuration: TrainingConfiguration, _ words: [String], _ initial: Checkpoint?
     ) throws -> [Float] {
         let layout = ParameterLayout(model)
-        if let other = initial?.configuration,
-            (other.numAttentionHeads, other.numKeyValueHeads) != (model.numAttentionHeads, model.numKeyValueHeads)
-        {
-            throw TrainingError(
-                "cannot start from a model of \(other.numAttentionHeads) heads and \(other.numKeyValueHeads) KV heads; "
-                    + "this run has \(model.numAttentionHeads) and \(model.numKeyValueHeads)")
-        }
         guard let initial else { return Initialization.weights(layout, configuration) }
+        try compareMeaning(model, words, initial)
         do {
             return try layout.adopt(initial, fresh: Initialization.weights(layout, configuration))
         } catch let error as ModelError {
@@ -142,6 +136,28 @@ public final class Trainer {
                 "cannot start from \(initial.directory), its shape is not this run's: \(error); "
                     + "choose the same sizes and task options")
         }
+    }
+
+    /// Refuses weights of the right shape that another configuration or vocabulary gave their meaning.
+    private static func compareMeaning(_ model: ModelConfiguration, _ words: [String], _ initial: Checkpoint) throws {
+        let other = initial.configuration
+        let fields: [(String, String, String)] = [
+            ("num_attention_heads", "\(other.numAttentionHeads)", "\(model.numAttentionHeads)"),
+            ("num_key_value_heads", "\(other.numKeyValueHeads)", "\(model.numKeyValueHeads)"),
+            ("rope_theta", "\(other.ropeTheta)", "\(model.ropeTheta)"),
+            ("rms_norm_eps", "\(other.rmsNormEps)", "\(model.rmsNormEps)"),
+            ("tie_word_embeddings", "\(other.tieWordEmbeddings)", "\(model.tieWordEmbeddings)"),
+        ]
+        for (field, found, wanted) in fields where found != wanted {
+            throw TrainingError(
+                "cannot start from \(initial.directory): its \(field) is \(found), this run's \(wanted)")
+        }
+        guard let known = initial.vocabulary?.words,
+            let id = words.indices.first(where: { known.count > $0 && known[$0] != words[$0] })
+        else { return }
+        throw TrainingError(
+            "cannot start from \(initial.directory): its token \(id) is '\(known[id])', this run's '\(words[id])'; "
+                + "choose the same task and task options")
     }
 
     /// Trains to the last step, or until `shouldStop` says so between two steps; saves either way. Throws when a value

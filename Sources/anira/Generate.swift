@@ -80,8 +80,8 @@ struct Generate: ParsableCommand {
         result.text.isEmpty ? result.tokens.map(String.init) : result.text.split(separator: " ").map(String.init)
     }
 
-    /// Two lines: words, or ids where the prompt is in ids, over the depth each position spent. The depth under a word is
-    /// what was spent at its position, that is, on predicting the next word.
+    /// Two lines, or as many pairs as the terminal needs: words, or ids where the prompt is in ids, over the depth each position
+    /// spent. The depth under a word is what was spent at its position, that is, on predicting the next word.
     private func showDepths(
         _ result: Anira_V1_Completed, _ asked: (text: String, tokens: [Int32]), _ painter: DepthPainter
     ) {
@@ -91,11 +91,16 @@ struct Generate: ParsableCommand {
         let new = asked.tokens.isEmpty ? words(of: result) : result.tokens.map(String.init)
         let spent = result.promptDepths + result.depths.dropFirst()
         let columns = zip(prompt + new, spent.map { Optional($0) } + [nil])
-        var top = ""
-        var bottom = ""
+        let room = terminalColumns(STDOUT_FILENO)
+        var (top, bottom, used) = ("", "", 0)
         for (word, depth) in columns {
             let label = depth.map(String.init) ?? "·"
             let width = max(word.count, label.count)
+            if used > 0, used + width >= room {
+                print("\(top)\n\(bottom)")
+                (top, bottom, used) = ("", "", 0)
+            }
+            used += width + 1
             top += painter.paint(word, depth) + String(repeating: " ", count: width - word.count + 1)
             bottom += painter.paint(label, depth) + String(repeating: " ", count: width - label.count + 1)
         }

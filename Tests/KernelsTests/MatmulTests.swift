@@ -109,6 +109,14 @@ import Testing
         }
     }
 
+    /// Integers have none: a row of them came out as that of a model that is sure of nothing.
+    @Test func `what is no number stays none with int8 weights`() {
+        for value in [Float.nan, .infinity, -.infinity] {
+            let y = Product.all[0]([1, value, 1], Packed([1, 1, 1], n: 1, k: 3, ANIRA_INT8), rows: 1, into: [0])
+            #expect(!y[0].isFinite)
+        }
+    }
+
     @Test(arguments: [1, 2, 5, 13])
     func `int8 weights give the exact product of what was rounded`(m: Int) {
         for (n, k) in Self.shapes {

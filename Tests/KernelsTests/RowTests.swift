@@ -94,6 +94,7 @@ import Testing
         anira_softmax(&x, 5)
         #expect(x == [0.5, 0, 0, 0, 0.5])
         #expect(anira_logsumexp([-.infinity, -.infinity], 2) == -.infinity)
+        #expect(anira_logsumexp([1, .nan, 2], 3).isNaN)
         #expect(anira_logsumexp([.infinity, 0], 2) == .infinity)
     }
 

@@ -152,6 +152,32 @@ import Testing
         }
     }
 
+    /// Angles, norms, heads and words that a new run has differently were changed without a word.
+    @Test(arguments: [("rope_theta", "500000"), ("rms_norm_eps", "0.01"), ("vocab.json", "\"x\"")])
+    func `weights that mean something else are no start`(what: String, value: String) throws {
+        try withFolder { folder in
+            var c = tinyTraining(.online)
+            _ = try train(c, in: "\(folder)/online")
+            let path = "\(folder)/online/\(what == "vocab.json" ? what : "config.json")"
+            let text = try String(contentsOfFile: path, encoding: .utf8)
+            let changed =
+                what == "vocab.json"
+                ? text.replacing("\"<bos>\"", with: value)
+                : text.replacing(/"(rope_theta|rms_norm_eps)" ?: ?[0-9.e-]+/) {
+                    $0.output.1 == what ? "\"\(what)\": \(value)" : $0.output.0
+                }
+            #expect(changed != text)
+            try changed.write(toFile: path, atomically: true, encoding: .utf8)
+            c.steps = 1
+            let error = #expect(throws: TrainingError.self) {
+                try Trainer(
+                    c, directory: "\(folder)/other", resume: false,
+                    initial: try Checkpoint(directory: "\(folder)/online"))
+            }
+            #expect("\(try #require(error))".contains(what == "vocab.json" ? "token 1" : what))
+        }
+    }
+
     @Test func `a run too short for its schedule is told so`() {
         var c = tinyTraining(.early)
         #expect(c.remarks.isEmpty)
@@ -185,6 +211,13 @@ import Testing
         #expect(schedule.learningRate(50) == 1)
         #expect(schedule.learningRate(90) == 0.75)
         #expect(schedule.learningRate(100) == 0.5)
+    }
+
+    @Test func `lambda that does not wait still rises from where the run goes on`() {
+        var c = tinyTraining(.early, steps: 1000)
+        (c.lambda, c.learnAtMost, c.lambdaRamp) = (0.2, 0, 10)
+        #expect(abs(Schedule(c, step: 100).lambda(105) - 0.1) < 1e-6)
+        #expect(Schedule(c).lambda(105) == 0.2)
     }
 
     @Test func `lambda waits until the answers are right`() {
