@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -85,5 +86,30 @@ def test_a_request_that_failed_elsewhere_leaves_nothing_behind(binary, tmp_path,
             parts.end(own, signal.SIGTERM)
             found = turn(client, THIRD, 3, "s")
             alone = turn(client, history + THIRD, 3)
+    for key in ("tokens", "depths", "logprobs"):
+        assert found[key] == alone[key]
+
+
+def test_rows_of_a_killed_router_are_nobodys(binary, tmp_path):
+    """A coda that stood still had a row of an older request of the session, and went on with it."""
+    first, lost, second = [1, 4, 10, 6, 9, 11], [5, 6], [4, 6, 13, 12, 4, 7, 8, 10] * 4
+    with Parts(tmp_path) as parts:
+        with Dealer(parts.endpoint) as client:
+            history = first + turn(client, first, 4, "s")["tokens"]
+            alone = turn(client, history + second, 12)
+            client.send({"generate": {"tokens": lost, "max_new_tokens": 40, "session": "s"}})
+            while client.receive().kind != "token":
+                pass
+            parts.processes["coda-0"].send_signal(signal.SIGSTOP)
+            time.sleep(0.2)  # until the row is in its inbox
+        parts.end("router", signal.SIGKILL)
+        parts.start("router")
+        wait_for(lambda: parts.states().get("core-0") == "ready", 20, "core-0")
+        with Dealer(parts.endpoint) as client:
+            id = client.send({"generate": {"tokens": second, "max_new_tokens": 12, "session": "s",
+                                           "include": {"logprobs": True}}})
+            time.sleep(0.3)
+            parts.processes["coda-0"].send_signal(signal.SIGCONT)
+            found = client.collect([id])[id][-1].content
     for key in ("tokens", "depths", "logprobs"):
         assert found[key] == alone[key]
